@@ -45,8 +45,10 @@ def expect_clean(vhdx, image):
 @contextlib.contextmanager
 def opened(path, flags):
     fd = os.open(path, flags)
-    yield fd
-    os.close(fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def expect_errno(number, call, *arguments):
@@ -531,6 +533,25 @@ exec {tool("strace")} -f -o /dev/null -e inject=fdatasync,fsync:delay_enter=2200
         assert server.returncode == 0
     expect_clean(vhdx, image)
     assert content_of(vhdx, image, tmp_path)[:7] == b"stillen"
+
+
+def test_an_end_in_the_midst_of_reading_a_request_is_an_end(mounter, vhdx_path, vhdx, image, tool, tmp_path):
+    """The kernel then says ECONNABORTED instead of ENODEV, which libfuse takes for a failure."""
+    folder, aborted = mounter.new_folder(), tmp_path / "aborted"
+    aborted.write_text(f"""#!/bin/sh
+exec {tool("strace")} -f -o /dev/null -P /dev/fuse -e trace=read -e inject=read:error=ECONNABORTED:when=100+ \\
+    -E ASAN_OPTIONS=detect_leaks=0 {vhdx_path} "$@"
+""", encoding="utf-8")
+    aborted.chmod(0o755)
+    with foreground(aborted, folder, image) as server:
+        with contextlib.suppress(OSError):
+            while True:
+                with opened(folder / "disk", os.O_RDWR) as fd:
+                    os.pwrite(fd, b"written", 0)
+        assert server.communicate()[1] == ""
+        assert server.returncode == 0
+    assert mounts_below(tmp_path) == []
+    expect_clean(vhdx, image)
 
 
 @pytest.mark.parametrize("in_use", [False, True])

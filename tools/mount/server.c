@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -112,12 +113,39 @@ int server_flush(struct server *server)
     return code;
 }
 
+/* ---- the connection ---- */
+
+/* A read of the connection says ENODEV when the mount has gone, and ECONNABORTED when it goes while a request is being handed
+ * over, the last close for example.  libfuse knows the first as the end, and would call the second a failure. */
+static ssize_t read_request(int fd, void *buffer, size_t buffer_bytes, void *userdata)
+{
+    (void)userdata;
+    ssize_t n = read(fd, buffer, buffer_bytes);
+
+    if (n < 0 && errno == ECONNABORTED)
+        errno = ENODEV;
+    return n;
+}
+
+static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdata)
+{
+    (void)userdata;
+    return writev(fd, parts, count);
+}
+
+static const struct fuse_custom_io connection_io = {.read = read_request, .writev = write_reply};
+
 static int mount_session(struct server *server)
 {
     struct mount_point point;
 
     if (fuse_session_mount(server->session, server->plan->fuse_dir) < 0)
         return -1;
+    if (fuse_session_custom_io(server->session, &connection_io, fuse_session_fd(server->session)) < 0) {
+        report(LOG_ERR, server->plan->image, "out of memory");
+        fuse_session_unmount(server->session);
+        return -1;
+    }
     if (mount_point_find(server->plan->fuse_dir, &point) == 1 && strcmp(point.type, FUSE_TYPE) == 0)
         server->fuse_device = point.device;
     mount_point_free(&point);
