@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: MIT
 """Add up the results of several "meson test" runs.
 
-Usage: summary.py [--broken "RUN: why"]... RUN=BUILD/meson-logs/LOGBASE...
+Usage: summary.py [--broken "RUN: why"]... [--again RUN=BUILD/meson-logs/LOGBASE]... RUN=BUILD/meson-logs/LOGBASE...
+       summary.py --failed-in SUITE BUILD/meson-logs/LOGBASE
 
 For each run Meson leaves LOGBASE.junit.xml, which has every single test but neither timeouts nor crashes of a test
 program, and LOGBASE.json, which has those for a program as a whole.  A run that left neither, or that ran no test at
 all, counts as one failure: silence is no success.  Prints every skip with its reason, a table of the runs, every failure
 (last, since often only the end of a log is kept), and as the last line "N passed, N failed, N skipped".  Exit status 1 if anything failed.
+
+Programs that were run again (--again) count as they ended then; what failed in them before is printed all the same.
+--failed-in prints which programs to run again, one a line: those that failed, if they are few and all of that suite.
 """
 import argparse
 import json
@@ -19,6 +23,7 @@ import xml.etree.ElementTree
 # Control characters: Meson copies what a test printed into its XML as it is, where they are not allowed, and a terminal
 # would obey them.
 CONTROL_CHARACTERS = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+MAX_AGAIN = 3  # more failures at a time have another cause than bad luck
 BAD_RESULTS = {"FAIL", "ERROR", "TIMEOUT", "INTERRUPT", "UNEXPECTEDPASS"}
 
 
@@ -27,8 +32,9 @@ class Run:
         self.name = name
         self.log = log  # where to read more
         self.passed = 0
-        self.failed = []   # (test, why)
-        self.skipped = []  # (test, reason)
+        self.failed = []    # (test, why)
+        self.unstable = []  # the same, in programs that were run again
+        self.skipped = []   # (test, reason)
         self.seconds = 0.0
 
     def nr_tests(self):
@@ -40,19 +46,24 @@ def short_name(program):
     return program.rsplit(" / ", 1)[-1]
 
 
+def suites(program):
+    """Meson's "vhdx:e2e+slow / test_x" -> {"e2e", "slow"}."""
+    return set(program.rpartition(" / ")[0].partition(":")[2].split("+"))
+
+
 def case_name(name):
     """"3 - test_x", as Meson writes a TAP test, -> "test_x"."""
     return re.sub(r"^\d+\s*(-\s*)?", "", name) or name
 
 
-def read_cases(run, junit, why):
-    """Count the single tests of every program that reported any; returns the programs seen, True where one failed.
+def read_cases(run, junit, counts, why):
+    """Count the single tests of every program that counts and reported any; returns the programs seen, True where one failed.
     why(program, number) explains a failure."""
     programs = {}
     text = CONTROL_CHARACTERS.sub("?", junit.read_text(encoding="utf-8", errors="replace"))
     for suite in xml.etree.ElementTree.fromstring(text).iter("testsuite"):
         _, dot, program = suite.get("name", "").partition(".")
-        if not dot:  # programs that have an exit status only: read_programs() counts them
+        if not dot or not counts(program):  # without a dot: an exit status only, which read_programs() counts
             continue
         programs[program] = False
         for case in suite.iter("testcase"):
@@ -98,20 +109,28 @@ def read_programs(run, programs, programs_seen):
             run.passed += 1
 
 
-def read_logs(run, junit, log):
-    programs = {}
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        program = json.loads(line)
-        programs[program["name"]] = program
-    programs_seen = read_cases(run, junit, lambda program, number: explain_failure(
+def read_json(logbase):
+    """What Meson wrote about each program, by its name."""
+    lines = pathlib.Path(f"{logbase}.json").read_text(encoding="utf-8", errors="replace").splitlines()
+    return {program["name"]: program for program in map(json.loads, lines)}
+
+
+def read_logs(run, logbase, counts=lambda program: True):
+    programs = {name: program for name, program in read_json(logbase).items() if counts(name)}
+    programs_seen = read_cases(run, pathlib.Path(f"{logbase}.junit.xml"), counts, lambda program, number: explain_failure(
         programs.get(program, {}).get("stdout") or "", number))
     read_programs(run, programs, programs_seen)
 
 
-def read_run(name, logbase):
-    run = Run(name, f"{logbase}.txt")
+def read_run(name, logbase, logbase_again=None):
+    run, first = Run(name, f"{logbase}.txt"), Run(name)
     try:
-        read_logs(run, pathlib.Path(f"{logbase}.junit.xml"), pathlib.Path(f"{logbase}.json"))
+        again = read_json(logbase_again) if logbase_again else {}
+        read_logs(run, logbase, lambda program: program not in again)
+        read_logs(first, logbase, lambda program: program in again)
+        run.unstable, run.seconds = first.failed, run.seconds + first.seconds
+        if again:
+            read_logs(run, logbase_again)
     except (OSError, KeyError, TypeError, ValueError, xml.etree.ElementTree.ParseError) as error:
         run.failed.append((name, f"its results cannot be read, the run broke before its end: {error}"))
         return run
@@ -141,9 +160,10 @@ def print_table(runs, out):
 def report(runs, out):
     print_rows("Skipped", runs, "skipped", out)
     print_table(runs, out)
+    print_rows("Unstable (failed, and what counts is how they ended when they ran again alone)", runs, "unstable", out)
     print_rows("Failed", runs, "failed", out)
     for run in runs:
-        if run.failed and run.log:
+        if (run.failed or run.unstable) and run.log:
             print(f"  [{run.name}] details in {run.log}", file=out)
     print(file=out)
     passed, failed, skipped = (sum(run.passed for run in runs), sum(len(run.failed) for run in runs),
@@ -152,12 +172,27 @@ def report(runs, out):
     return failed
 
 
+def print_failed_programs(suite, logbase):
+    try:
+        failed = [name for name, program in read_json(logbase).items() if program["result"] in BAD_RESULTS]
+    except (OSError, KeyError, TypeError, ValueError):
+        return  # read_run() will say so
+    if len(failed) <= MAX_AGAIN and all(suite in suites(name) for name in failed):
+        print(*map(short_name, failed), sep="\n", end="\n" if failed else "")
+
+
 def main():
     parser = argparse.ArgumentParser(description="add up the results of several meson test runs")
     parser.add_argument("--broken", action="append", default=[], metavar="RUN: WHY", help="a run that did not happen")
+    parser.add_argument("--again", action="append", default=[], metavar="RUN=LOGBASE", help="programs that were run again")
+    parser.add_argument("--failed-in", nargs=2, metavar=("SUITE", "LOGBASE"), help="print what to run again, and nothing else")
     parser.add_argument("runs", nargs="*", metavar="RUN=LOGBASE")
     arguments = parser.parse_args()
-    runs = [read_run(*run.split("=", 1)) for run in arguments.runs]
+    if arguments.failed_in:
+        print_failed_programs(*arguments.failed_in)
+        return
+    again = dict(run.split("=", 1) for run in arguments.again)
+    runs = [read_run(name, logbase, again.get(name)) for name, logbase in (run.split("=", 1) for run in arguments.runs)]
     for broken in arguments.broken:
         name, why = broken.split(": ", 1)
         run = Run(name)

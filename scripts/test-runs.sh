@@ -24,16 +24,22 @@ build() {
 
 # run_tests NAME FOLDER MESON-TEST-OPTIONS...
 run_tests() {
-    local name=$1 folder=$2 logbase=$1
+    local name=$1 folder=$2 logbase=$1 again
     shift 2
     if [[ " $* " == *" --setup $name "* ]]; then # Meson then adds the setup's name
         logbase=$name-$name
     fi
     say "Testing: $name"
-    rm -f -- "$folder/meson-logs/$logbase".{junit.xml,json,txt} # results of an earlier time
+    rm -f -- "$folder/meson-logs/$logbase"{,-again}.{junit.xml,json,txt} # results of an earlier time
     # One more than there are processors: some tests wait for guests, disks and servers most of the time.
     meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes $(($(nproc) + 1)) --logbase "$name" "$@" || true
     results+=("$name=$folder/meson-logs/$logbase")
+    mapfile -t again < <("$SOURCE_ROOT/scripts/summary.py" --failed-in timing "$folder/meson-logs/$logbase")
+    if ((${#again[@]} > 0)); then
+        say "Testing again, alone: $name ${again[*]}"
+        meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes 1 --logbase "$name-again" "$@" "${again[@]}" || true
+        results+=(--again "$name=$folder/meson-logs/$logbase-again")
+    fi
 }
 
 # Prints everything that was skipped or failed and, last, the counts; its status is that of all the tests.

@@ -69,6 +69,11 @@ PROGRAMS = {
     "bells": r"echo 1..2; echo ok 1 - a; printf 'not ok 2 - b\n# \033[1m bell \a\n'",
     "slow": "echo 1..2; echo ok 1 - a; exec sleep 30",
 }
+# Each fails when it is run for the first time.
+TIMING_PROGRAMS = {
+    "late": "echo 1..2; echo ok 1 - a; test -e $0.ran && echo ok 2 - b || { echo not ok 2 - b; echo '# too late'; }; touch $0.ran",
+    "broken": "echo 1..1; echo not ok 1 - c; test -e $0.ran && echo '# for good' || echo '# at first'; touch $0.ran",
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,9 @@ def project(tmp_path_factory):
     for name, script in PROGRAMS.items():
         (source / f"{name}.sh").write_text(script + "\n")
         lines.append(f"test('{name}', sh, args: '{source / name}.sh', protocol: 'tap', suite: 'sh', timeout: 2)")
+    for name, script in TIMING_PROGRAMS.items():
+        (source / f"{name}.sh").write_text(script + "\n")
+        lines.append(f"test('{name}', sh, args: '{source / name}.sh', protocol: 'tap', suite: ['sh', 'timing'], timeout: 60)")
     for name in ("test_ends", "test_whole", "test_import"):
         lines.append(f"test('{name}', python, args: ['-m', 'pytest', '-p', 'pytest_tap_stream', '-p', "
                      f"'no:cacheprovider', '{source / name}.py'], protocol: 'tap', suite: 'py', timeout: 60)")
@@ -101,6 +109,16 @@ def project(tmp_path_factory):
         subprocess.run([meson, "test", "-C", build, "--logbase", logbase, *tests], check=False, capture_output=True,
                        env=environment)
         return build / "meson-logs" / logbase
+
+    def check(*tests):
+        for mark in source.glob("*.ran"):
+            mark.unlink()
+        script = '. "$0/scripts/test-runs.sh"; cd "$1"; run_tests plain "$@"; summarise'
+        done = subprocess.run(["bash", "-c", script, SOURCE_ROOT, build, *tests], check=False, capture_output=True, text=True,
+                              env=environment)
+        print(done.stdout, done.stderr)
+        return done.returncode, done.stdout.splitlines()
+    run.check = check
     return run
 
 
@@ -193,3 +211,24 @@ def test_a_build_that_failed_counts_as_a_failure(project):
     status, lines = summary("--broken", "clang: the build failed", f"one={project('good-third', 'good')}")
     assert (status, lines[-1]) == (1, "2 passed, 1 failed, 0 skipped")
     assert "  [clang] clang: the build failed" in lines
+
+
+def test_what_depends_on_timing_gets_a_second_chance(project):
+    status, lines = project.check("good", "late")
+    assert (status, lines[-1]) == (0, "4 passed, 0 failed, 0 skipped")
+    assert any(line.startswith("Unstable ") for line in lines)
+    assert "  [plain] late: b: too late" in lines
+
+
+def test_a_second_chance_is_the_last(project):
+    status, lines = project.check("late", "broken")
+    assert (status, lines[-1]) == (1, "2 passed, 1 failed, 0 skipped")
+    for line in ("  [plain] late: b: too late", "  [plain] broken: c: at first", "  [plain] broken: c: for good"):
+        assert line in lines
+
+
+def test_no_second_chance_when_others_fail(project):
+    """What is broken is broken; and nothing that judges data is ever asked twice."""
+    status, lines = project.check("late", "bad")
+    assert (status, lines[-1]) == (1, "2 passed, 2 failed, 0 skipped")
+    assert not any(line.startswith("Unstable ") for line in lines)
