@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What other requests may do to a write into an image with a parent between two of its steps. */
+/* What other requests may do to a write into an image with a parent, or to a copy of it, between two of its steps. */
 #include "moments.h"
+
+#include "ops/copy-disk.h"
 
 static const char *const locator[][2] = {
     {"parent_linkage", "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}"},
@@ -87,10 +89,74 @@ static void test_dropped_while_written(void **state)
     dropped_while_written(false);
 }
 
+/* ---- copying ---- */
+
+static int write_block_1_once(void *opaque, uint64_t done, uint64_t total)
+{
+    bool *written = opaque;
+
+    (void)total;
+    if (done > 0 && !*written) {
+        *written = true;
+        write_block(1, 0x11);
+    }
+    return 0;
+}
+
+static void expect_block(struct storage *copy, uint64_t block_no, uint8_t byte)
+{
+    uint8_t bytes[4096];
+
+    for (uint64_t at = 0; at < MIB(1); at += sizeof bytes) {
+        assert_succeeds(storage_pread(copy, bytes, sizeof bytes, MIB(block_no) + at));
+        for (size_t i = 0; i < sizeof bytes; i++)
+            assert_int_equal(bytes[i], byte);
+    }
+}
+
+/* A file was asked for its holes, and then a block came into one of them.  It held data before, by the parent, and does now: a copy
+ * must not show zeros. */
+static void test_block_comes_into_a_known_hole(void **state)
+{
+    struct vhdx_copy_options o = VHDX_COPY_OPTIONS_INIT;
+    bool written = false;
+    struct storage *to;
+    struct vhdx_extent e;
+    struct extent_cursor cursor;
+    struct chain c;
+
+    (void)state;
+    open_chain(&c);
+    image_close(c.layers[0].img);
+    uint64_t blocks = image_plan_blocks_offset(&c.plan);
+    build_block(&c.plan, c.file, 0, PAYLOAD_FULLY_PRESENT, blocks);          /* a hole, as is all up to block 5 */
+    build_block(&c.plan, c.file, 5, PAYLOAD_FULLY_PRESENT, blocks + MIB(3)); /* two idle MiB: for the bitmap, and for the block */
+    build_fill(c.file, blocks + MIB(3), 0x55, MIB(1));
+    c.layers[0].img = open_hooked(c.file);
+    assert_succeeds(storage_memory_new(NULL, 0, &to));
+    build_fill(to, 0, 0xff, MIB(1));
+    assert_succeeds(storage_truncate(to, MIB(64)));
+    o.nr_threads = 1;
+    o.progress = write_block_1_once;
+    o.opaque = &written;
+    assert_succeeds(copy_disk(&disk, to, 0, false, &o));
+    assert_true(written);
+    assert_succeeds(extent_cursor_init(&cursor, &disk, MIB(1), 512));
+    assert_int_equal(extent_cursor_next(&cursor, 512, &e), 1);
+    assert_int_equal(e.file_offset, blocks + MIB(2)); /* or this would be about something else */
+    extent_cursor_done(&cursor);
+    expect_block(to, 0, 0);
+    expect_block(to, 1, 0x11);
+    expect_block(to, 5, 0x55);
+    storage_close(to);
+    close_chain(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dropped_while_written),
+        cmocka_unit_test(test_block_comes_into_a_known_hole),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
