@@ -4,7 +4,8 @@
  *   merge.c        the order of steps, on open images
  *   merge-copy.c   content
  *   merge-items.c  metadata that belongs to the disk
- *   merge-files.c  the public call: finding, locking, opening and removing files
+ *
+ * The public call finds, locks, opens and removes the files around that: merge-files.h.
  *
  * At every moment the chain opens and shows what it did: the link to the target accepts its identity before and after each change
  * of it, and what is copied into the target is what the images above show there already.  In the end the target has the identity
