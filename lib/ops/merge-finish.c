@@ -130,33 +130,42 @@ static int flush_folder(const char *path)
     return r;
 }
 
-/* Only the file that was merged goes, which is locked still. */
-static int remove_file(struct merge_file *file)
+/* The name that is about to be taken away leads to the file that was merged, which is locked still. */
+static int check_name_is_file(const struct merge_file *file)
 {
     struct stat st;
 
     if (lstat(file->path, &st) < 0 || !merge_file_is(file, &(struct storage_identity){st.st_dev, st.st_ino}))
         return fail(-ENOENT, "%s: somebody else moved or removed it meanwhile", file->path);
+    return 0;
+}
+
+static int remove_file(const struct merge_file *file)
+{
+    int r = check_name_is_file(file);
+
+    if (r < 0)
+        return r;
     if (unlink(file->path) < 0)
         return fail_errno("cannot remove %s", file->path);
     return flush_folder(file->path);
 }
 
 /* The name leads to the one or to the other at every moment, and both have the same content and identity. */
-static int take_name(struct merge_files *f)
+static int take_name(const struct merge_files *f)
 {
-    struct merge_file *from = &f->chain[f->nr_merged], *to = &f->chain[0];
-    struct stat st;
+    const struct merge_file *from = &f->chain[f->nr_merged], *to = &f->chain[0];
+    int r = check_name_is_file(to);
 
-    if (lstat(to->path, &st) < 0 || !merge_file_is(to, &(struct storage_identity){st.st_dev, st.st_ino}))
-        return fail(-ENOENT, "%s: somebody else moved or removed it meanwhile", to->path);
+    if (r < 0)
+        return r;
     if (rename(from->path, to->path) < 0)
         return fail_errno("cannot rename %s to %s", from->path, to->path);
     return flush_folder(to->path);
 }
 
 /* Uppermost first, so that what is left after a crash still opens. */
-static int remove_merged(struct merge_files *f)
+static int remove_merged(const struct merge_files *f)
 {
     int r = 0;
 
