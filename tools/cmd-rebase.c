@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "output.h"
 #include "progress.h"
@@ -74,15 +73,8 @@ static int fitness(const struct vhdx_survey_image *image, const struct wanted *w
     return !guid_equal(&wanted->linkage2, &zero) && guid_equal(id, &wanted->linkage2) ? 2 : guid_equal(id, &wanted->linkage);
 }
 
-/* What was merged has its own identity as the second one that its parent may have. */
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* The first file in the survey that will do best; VHDX_NO_IMAGE: none will. */
+/* The first file in the survey that will do best; VHDX_NO_IMAGE: none will.  Never the image itself: what was merged has its own
+ * identity as the second one that its parent may have. */
 static size_t find_best(const vhdx_survey *survey, const struct wanted *wanted, const char *name)
 {
     size_t best = VHDX_NO_IMAGE;

@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* vhdx snapshot: keeps states of a disk that can be gone back to, as files beside it: of disk.vhdx the state NAME is
- * disk.NAME.vhdx, or disk.NAME.avhdx if it is a child itself. */
+/* vhdx snapshot: keeps states of a disk that can be gone back to (snapshot-states.h), goes back to one, and drops one
+ * (snapshot-delete.h). */
 #include "cmd.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "document.h"
 #include "output.h"
-#include "progress.h"
-#include "signals.h"
 #include "size.h"
+#include "snapshot-delete.h"
+#include "snapshot-states.h"
 
 static struct {
     int list, revert, remove, force, ignore_unreadable;
@@ -36,150 +33,23 @@ static const struct option options[] = {
     {0},
 };
 
-/* An image and how its states are called. */
-struct subject {
-    const char *name;
-    char real[PATH_MAX]; /* path of the file itself */
-    size_t folder_length, stem_length; /* of real: up to the slash; of the name behind it: up to the extension */
-    struct vhdx_open_options open_options;
-    const char **dirs; /* owned; where parents and relatives may lie */
-};
-
-/* ---- names ---- */
-
-static const char *file_name(const char *path)
+/* The state that was made, gone back to, or dropped. */
+static void print_outcome(const struct subject *s, const char *path, bool for_people)
 {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
+    struct document doc = {.out = stdout};
+    char *state;
 
-static bool has_extension(const char *name, const char *extension)
-{
-    size_t n = strlen(name), m = strlen(extension);
-    return n > m && strcasecmp(name + n - m, extension) == 0;
-}
-
-static int add_folders(struct subject *s)
-{
-    size_t nr_named = s->open_options.nr_parent_dirs;
-
-    s->dirs = calloc(nr_named + settings.find.nr_texts + 1, sizeof *s->dirs);
-    if (!s->dirs) {
-        print_error(NULL, "out of memory");
-        return -1;
+    if (common.output == OUTPUT_JSON) {
+        state = state_of_path(s, path);
+        document_begin(&doc, NULL, DOCUMENT_OBJECT);
+        document_text(&doc, "name", state ? state : "");
+        document_text(&doc, "filename", path);
+        document_end(&doc);
+        free(state);
+    } else if (for_people && !common.quiet) {
+        put_text(stdout, path);
+        putchar('\n');
     }
-    for (size_t i = 0; i < nr_named + settings.find.nr_texts; i++)
-        s->dirs[i] = i < nr_named ? s->open_options.parent_dirs[i] : settings.find.texts[i - nr_named];
-    s->open_options.parent_dirs = s->dirs;
-    s->open_options.nr_parent_dirs = nr_named + settings.find.nr_texts;
-    return 0;
-}
-
-static void subject_done(struct subject *s)
-{
-    free(s->dirs);
-    free(settings.find.texts);
-}
-
-static int subject_init(struct subject *s, const char *name)
-{
-    *s = (struct subject){.name = name};
-    if (!realpath(name, s->real)) {
-        print_error(name, "cannot open: %s", strerror(errno));
-        return -1;
-    }
-    const char *file = file_name(s->real);
-    s->folder_length = (size_t)(file - s->real);
-    s->stem_length = strlen(file) - (has_extension(file, ".avhdx") ? 6 : has_extension(file, ".vhdx") ? 5 : 0);
-    open_options_fill(&s->open_options, 0);
-    s->open_options.parent = NULL;
-    return add_folders(s);
-}
-
-/* The state's name if real is the path of a file of one of the subject's states, to be freed; else NULL. */
-static char *state_of_path(const struct subject *s, const char *real)
-{
-    if (strncmp(real, s->real, s->folder_length + s->stem_length) != 0)
-        return NULL;
-    const char *rest = real + s->folder_length + s->stem_length;
-    size_t extension = has_extension(rest, ".avhdx") ? 6 : has_extension(rest, ".vhdx") ? 5 : 0;
-    if (extension == 0 || rest[0] != '.' || strchr(rest, '/') || strlen(rest) <= 1 + extension)
-        return NULL;
-    return strndup(rest + 1, strlen(rest) - 1 - extension);
-}
-
-static char *state_of(const struct subject *s, const char *path)
-{
-    char real[PATH_MAX];
-
-    return realpath(path, real) ? state_of_path(s, real) : NULL;
-}
-
-/* The file of a state, beside the image. */
-static bool state_path(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX])
-{
-    int n = snprintf(path, PATH_MAX, "%.*s.%s%s", (int)(s->folder_length + s->stem_length), s->real, state, extension);
-
-    return n > 0 && n < PATH_MAX && *state && !strchr(state, '/');
-}
-
-static bool has_state(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX])
-{
-    return state_path(s, state, extension, path) && access(path, F_OK) == 0;
-}
-
-/* Does the user call it by the name of its file? */
-static bool is_state_file(const struct subject *s, const char *file, char path[PATH_MAX])
-{
-    int n = snprintf(path, PATH_MAX, "%.*s%s", (int)s->folder_length, s->real, file);
-    char *state = n > 0 && n < PATH_MAX && !strchr(file, '/') ? state_of(s, path) : NULL;
-
-    free(state);
-    return state != NULL;
-}
-
-static int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
-{
-    char other[PATH_MAX];
-
-    if (has_state(s, state, ".vhdx", path) && has_state(s, state, ".avhdx", other)) {
-        print_error(s->name, "%s and %s are both called '%s'; say which, by the name of the file", path, other, state);
-        return -1;
-    }
-    if (has_state(s, state, ".vhdx", path) || has_state(s, state, ".avhdx", path) || is_state_file(s, state, path))
-        return 0;
-    print_error(s->name, "there is no state '%s'; 'vhdx snapshot --list' shows those that there are", state);
-    return -1;
-}
-
-/* ---- the image's place in its chain ---- */
-
-static int survey(const struct subject *s, vhdx_survey **result)
-{
-    int code = vhdx_survey_new(s->real, &s->open_options, settings.find.nr_texts > 0 ? VHDX_SURVEY_BELOW : 0, NULL, NULL, result);
-
-    if (code < 0)
-        print_library_error(s->name, code);
-    return code;
-}
-
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* The survey knows a file that has two names by one of them. */
-static size_t find_in_survey(const vhdx_survey *all, const char *path, struct vhdx_survey_image *image)
-{
-    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
-        *image = (struct vhdx_survey_image){.struct_bytes = sizeof *image};
-        vhdx_survey_get(all, i, image);
-        if (is_same_file(image->path, path))
-            return i;
-    }
-    return VHDX_NO_IMAGE;
 }
 
 /* ---- create ---- */
@@ -202,25 +72,6 @@ static int has_parent(const struct subject *s, bool *answer)
     return code;
 }
 
-/* The state that was made, gone back to, or dropped. */
-static void print_outcome(const struct subject *s, const char *path, bool for_people)
-{
-    struct document doc = {.out = stdout};
-    char *state;
-
-    if (common.output == OUTPUT_JSON) {
-        state = state_of_path(s, path);
-        document_begin(&doc, NULL, DOCUMENT_OBJECT);
-        document_text(&doc, "name", state ? state : "");
-        document_text(&doc, "filename", path);
-        document_end(&doc);
-        free(state);
-    } else if (for_people && !common.quiet) {
-        put_text(stdout, path);
-        putchar('\n');
-    }
-}
-
 static int create(const struct subject *s, const char *state)
 {
     struct vhdx_snapshot_options snapshot_options = VHDX_SNAPSHOT_OPTIONS_INIT;
@@ -238,7 +89,7 @@ static int create(const struct subject *s, const char *state)
         return EXIT_TROUBLE;
     }
     snapshot_options.open = &s->open_options;
-    snapshot_options.search_below = settings.find.nr_texts > 0;
+    snapshot_options.search_below = s->search_below;
     int code = vhdx_snapshot(s->real, file_name(path), &snapshot_options);
     if (code < 0) {
         print_library_error(s->name, code);
@@ -283,7 +134,7 @@ static int list(const struct subject *s)
     struct vhdx_survey_image active;
     vhdx_survey *all;
 
-    if (survey(s, &all) < 0)
+    if (subject_survey(s, &all) < 0)
         return EXIT_TROUBLE;
     find_in_survey(all, s->real, &active);
     if (to)
@@ -311,7 +162,7 @@ static int last_state(const struct subject *s, char path[PATH_MAX])
     vhdx_survey *all;
     char *state = NULL;
 
-    if (survey(s, &all) < 0)
+    if (subject_survey(s, &all) < 0)
         return -1;
     find_in_survey(all, s->real, &active);
     if (active.parent != VHDX_NO_IMAGE && vhdx_survey_get(all, active.parent, &parent) == 0)
@@ -350,7 +201,7 @@ static int name_ignored(const struct subject *s)
     }
     for (size_t i = 0; i < o.nr_parent_dirs; i++)
         dirs[i] = o.parent_dirs[i];
-    if (settings.find.nr_texts > 0) { /* below the image's own folder, too */
+    if (s->search_below) { /* below the image's own folder, too */
         snprintf(folder, sizeof folder, "%.*s", (int)s->folder_length, s->real);
         dirs[o.nr_parent_dirs++] = folder;
         flags |= VHDX_SURVEY_BELOW;
@@ -380,7 +231,7 @@ static bool is_confirmed(const struct subject *s, const char *path)
     }
     fputs("Drop everything since ", stderr);
     put_text(stderr, path);
-    fputs(settings.find.nr_texts > 0 ? " [y/N]? " : ", and images in other folders that rest on the present state, if any [y/N]? ", stderr);
+    fputs(s->search_below ? " [y/N]? " : ", and images in other folders that rest on the present state, if any [y/N]? ", stderr);
     return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 
@@ -393,7 +244,7 @@ static int revert(const struct subject *s, const char *state)
         !is_confirmed(s, path))
         return EXIT_TROUBLE;
     snapshot_options.open = &s->open_options;
-    snapshot_options.search_below = settings.find.nr_texts > 0;
+    snapshot_options.search_below = s->search_below;
     snapshot_options.ignore_unreadable = settings.ignore_unreadable;
     int code = vhdx_snapshot_revert(s->real, path, &snapshot_options);
     if (code < 0) {
@@ -406,106 +257,16 @@ static int revert(const struct subject *s, const char *state)
 
 /* ---- delete ---- */
 
-static size_t root_of(const vhdx_survey *all, size_t index)
-{
-    struct vhdx_survey_image image = {.struct_bytes = sizeof image};
-
-    while (vhdx_survey_get(all, index, &image) == 0 && image.parent != VHDX_NO_IMAGE)
-        index = image.parent;
-    return index;
-}
-
-/* Where in the survey the state is; VHDX_NO_IMAGE, and an error printed, if the file has nothing to do with the disk.  A broken
- * link may lead to what only lies in the parent's place, but that is another disk then. */
-static size_t find_own_state(const struct subject *s, const vhdx_survey *all, const char *path)
-{
-    struct vhdx_survey_image active, image;
-
-    size_t present = find_in_survey(all, s->real, &active), state = find_in_survey(all, path, &image);
-    if (state != VHDX_NO_IMAGE && (root_of(all, present) == root_of(all, state) ||
-                                   memcmp(&active.info.disk_id, &image.info.disk_id, sizeof image.info.disk_id) == 0))
-        return state;
-    print_error(s->name, "%s is no state of this disk: nothing links it to that", path);
-    return VHDX_NO_IMAGE;
-}
-
-/* How many images rest on it, or would if their link were not broken; the first one's path, and the names of all. */
-static size_t find_children(const vhdx_survey *all, size_t state, char child[PATH_MAX], FILE *names)
-{
-    size_t nr = 0;
-
-    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
-        struct vhdx_survey_image image = {.struct_bytes = sizeof image};
-        vhdx_survey_get(all, i, &image);
-        if (image.parent != state && image.instead != state)
-            continue;
-        if (nr++ == 0)
-            snprintf(child, PATH_MAX, "%s", image.path);
-        fprintf(names, "%s%s", nr == 1 ? "" : ", ", file_name(image.path));
-    }
-    return nr;
-}
-
-/* What was changed after the state, in the only child that it has, goes into its file, which takes that child's name. */
-static int find_only_child(const struct subject *s, const char *path, char child[PATH_MAX])
-{
-    char *text = NULL;
-    size_t length, nr = 0;
-    vhdx_survey *all;
-
-    if (survey(s, &all) < 0)
-        return -1;
-    size_t state = find_own_state(s, all, path);
-    FILE *names = state == VHDX_NO_IMAGE ? NULL : open_memstream(&text, &length);
-    if (state != VHDX_NO_IMAGE && !names)
-        print_error(s->name, "out of memory");
-    if (names) {
-        nr = find_children(all, state, child, names);
-        fclose(names);
-        if (nr == 0)
-            print_error(s->name, "no image here rests on %s; if none does elsewhere, and it is not needed, remove the file", path);
-        if (nr > 1)
-            print_error(s->name, "more than one image rests on %s, so it has to stay: %s", path, text ? text : "");
-    }
-    free(text);
-    vhdx_survey_free(all);
-    return nr == 1 ? 0 : -1;
-}
-
-/* An interrupted snapshot may have given the state's file a second name, by which the disk is not to be called. */
-static void drop_second_name(const char *path, const char *child)
-{
-    if (is_same_file(path, child))
-        unlink(path);
-}
-
 static int drop(const struct subject *s, const char *state)
 {
-    struct vhdx_merge_options merge_options = VHDX_MERGE_OPTIONS_INIT;
-    char path[PATH_MAX], child[PATH_MAX];
+    char path[PATH_MAX];
 
-    if (find_state(s, state, path) < 0 || find_only_child(s, path, child) < 0)
+    if (find_state(s, state, path) < 0)
         return EXIT_TROUBLE;
-    merge_options.open = &s->open_options;
-    merge_options.search_below = settings.find.nr_texts > 0;
-    merge_options.into = path;
-    merge_options.take_name = true;
-    merge_options.progress = progress_step;
-    signals_catch();
-    progress_begin(true);
-    int code = vhdx_merge(child, &merge_options, NULL);
-    progress_end(code == 0);
-    if (code == -ECANCELED && signals_caught()) {
-        print_error(s->name, "stopped by a signal; the disk shows what it did before, and the same command completes the work");
-        return 128 + signals_caught();
-    }
-    if (code < 0) {
-        print_library_error(s->name, code);
-        return EXIT_TROUBLE;
-    }
-    drop_second_name(path, child);
-    print_outcome(s, path, false);
-    return EXIT_OK;
+    int status = snapshot_delete(s, path);
+    if (status == EXIT_OK)
+        print_outcome(s, path, false);
+    return status;
 }
 
 /* ---- the command ---- */
@@ -521,13 +282,14 @@ static int run(char **arguments)
                                                                    : "missing argument: NAME; try 'vhdx snapshot --help'");
         return EXIT_USAGE;
     }
-    if (check_image_name(arguments[0]) < 0 || subject_init(&s, arguments[0]) < 0)
+    if (check_image_name(arguments[0]) < 0 || subject_init(&s, arguments[0], &settings.find) < 0)
         return EXIT_TROUBLE;
     int status = settings.list     ? list(&s)
                  : settings.revert ? revert(&s, state)
                  : settings.remove ? drop(&s, state)
                                    : create(&s, state);
     subject_done(&s);
+    free(settings.find.texts);
     return status;
 }
 

@@ -63,6 +63,9 @@ extern const struct option options_output[], options_progress[], options_images[
 /* Fill options from the common settings and flags. */
 void open_options_fill(struct vhdx_open_options *options, uint32_t flags);
 
+/* Do two paths lead to the same file? */
+bool is_same_file(const char *a, const char *b);
+
 bool is_nbd_uri(const char *name);
 
 /* Do two URIs name the same export, as far as can be seen from them?  One server may be reached in several ways. */

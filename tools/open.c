@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "output.h"
 #include "signals.h"
@@ -21,6 +22,13 @@ void open_options_fill(struct vhdx_open_options *options, uint32_t flags)
         options->parent = common.parent;
     options->parent_dirs = common.parent_dirs.texts;
     options->nr_parent_dirs = common.parent_dirs.nr_texts;
+}
+
+bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 /* What libnbd can connect to by itself. */

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+#include "snapshot-states.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "cmd.h"
+#include "output.h"
+
+/* ---- names ---- */
+
+const char *file_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static bool has_extension(const char *name, const char *extension)
+{
+    size_t n = strlen(name), m = strlen(extension);
+    return n > m && strcasecmp(name + n - m, extension) == 0;
+}
+
+static int add_folders(struct subject *s, const struct text_list *find)
+{
+    size_t nr_named = s->open_options.nr_parent_dirs;
+
+    s->dirs = calloc(nr_named + find->nr_texts + 1, sizeof *s->dirs);
+    if (!s->dirs) {
+        print_error(NULL, "out of memory");
+        return -1;
+    }
+    for (size_t i = 0; i < nr_named + find->nr_texts; i++)
+        s->dirs[i] = i < nr_named ? s->open_options.parent_dirs[i] : find->texts[i - nr_named];
+    s->open_options.parent_dirs = s->dirs;
+    s->open_options.nr_parent_dirs = nr_named + find->nr_texts;
+    return 0;
+}
+
+void subject_done(struct subject *s)
+{
+    free(s->dirs);
+}
+
+int subject_init(struct subject *s, const char *name, const struct text_list *find)
+{
+    *s = (struct subject){.name = name};
+    if (!realpath(name, s->real)) {
+        print_error(name, "cannot open: %s", strerror(errno));
+        return -1;
+    }
+    const char *file = file_name(s->real);
+    s->folder_length = (size_t)(file - s->real);
+    s->stem_length = strlen(file) - (has_extension(file, ".avhdx") ? 6 : has_extension(file, ".vhdx") ? 5 : 0);
+    open_options_fill(&s->open_options, 0);
+    s->open_options.parent = NULL;
+    s->search_below = find->nr_texts > 0;
+    return add_folders(s, find);
+}
+
+char *state_of_path(const struct subject *s, const char *real)
+{
+    if (strncmp(real, s->real, s->folder_length + s->stem_length) != 0)
+        return NULL;
+    const char *rest = real + s->folder_length + s->stem_length;
+    size_t extension = has_extension(rest, ".avhdx") ? 6 : has_extension(rest, ".vhdx") ? 5 : 0;
+    if (extension == 0 || rest[0] != '.' || strchr(rest, '/') || strlen(rest) <= 1 + extension)
+        return NULL;
+    return strndup(rest + 1, strlen(rest) - 1 - extension);
+}
+
+char *state_of(const struct subject *s, const char *path)
+{
+    char real[PATH_MAX];
+
+    return realpath(path, real) ? state_of_path(s, real) : NULL;
+}
+
+bool state_path(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX])
+{
+    int n = snprintf(path, PATH_MAX, "%.*s.%s%s", (int)(s->folder_length + s->stem_length), s->real, state, extension);
+
+    return n > 0 && n < PATH_MAX && *state && !strchr(state, '/');
+}
+
+bool has_state(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX])
+{
+    return state_path(s, state, extension, path) && access(path, F_OK) == 0;
+}
+
+/* Does the user call it by the name of its file? */
+static bool is_state_file(const struct subject *s, const char *file, char path[PATH_MAX])
+{
+    int n = snprintf(path, PATH_MAX, "%.*s%s", (int)s->folder_length, s->real, file);
+    char *state = n > 0 && n < PATH_MAX && !strchr(file, '/') ? state_of(s, path) : NULL;
+
+    free(state);
+    return state != NULL;
+}
+
+int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
+{
+    char other[PATH_MAX];
+
+    if (has_state(s, state, ".vhdx", path) && has_state(s, state, ".avhdx", other)) {
+        print_error(s->name, "%s and %s are both called '%s'; say which, by the name of the file", path, other, state);
+        return -1;
+    }
+    if (has_state(s, state, ".vhdx", path) || has_state(s, state, ".avhdx", path) || is_state_file(s, state, path))
+        return 0;
+    print_error(s->name, "there is no state '%s'; 'vhdx snapshot --list' shows those that there are", state);
+    return -1;
+}
+
+/* ---- the image's place in its chain ---- */
+
+int subject_survey(const struct subject *s, vhdx_survey **result)
+{
+    int code = vhdx_survey_new(s->real, &s->open_options, s->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, result);
+
+    if (code < 0)
+        print_library_error(s->name, code);
+    return code;
+}
+
+size_t find_in_survey(const vhdx_survey *all, const char *path, struct vhdx_survey_image *image)
+{
+    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
+        *image = (struct vhdx_survey_image){.struct_bytes = sizeof *image};
+        vhdx_survey_get(all, i, image);
+        if (is_same_file(image->path, path))
+            return i;
+    }
+    return VHDX_NO_IMAGE;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* The states of a disk that "vhdx snapshot" keeps, as files beside it: of disk.vhdx the state NAME is disk.NAME.vhdx, or
+ * disk.NAME.avhdx if it is a child itself. */
+#ifndef SNAPSHOT_STATES_H
+#define SNAPSHOT_STATES_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "options.h"
+#include "vhdx.h"
+
+/* An image and how its states are called. */
+struct subject {
+    const char *name;
+    char real[PATH_MAX]; /* path of the file itself */
+    size_t folder_length, stem_length; /* of real: up to the slash; of the name behind it: up to the extension */
+    struct vhdx_open_options open_options;
+    bool search_below;
+    const char **dirs; /* owned; where parents and relatives may lie */
+};
+
+/* name must stay valid; find: folders where images that rest on the disk are looked for.  0; or -1, reported. */
+int subject_init(struct subject *s, const char *name, const struct text_list *find);
+void subject_done(struct subject *s);
+
+/* ---- names ---- */
+
+const char *file_name(const char *path);
+
+/* The state's name if real is the path of a file of one of the subject's states, to be freed; else NULL. */
+char *state_of_path(const struct subject *s, const char *real);
+
+/* The same of a path that may have links in it. */
+char *state_of(const struct subject *s, const char *path);
+
+/* The path of a state's file, beside the image.  False: a state cannot have that name. */
+bool state_path(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX]);
+
+/* Does that file exist? */
+bool has_state(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX]);
+
+/* The file of the state that the user calls so, or by the name of its file.  0; or -1, reported. */
+int find_state(const struct subject *s, const char *state, char path[PATH_MAX]);
+
+/* ---- the image's place in its chain ---- */
+
+/* Survey the folder of the image, and those that were named.  A failure is reported and returned. */
+int subject_survey(const struct subject *s, vhdx_survey **result);
+
+/* Where the survey has the file, and what it says of it; VHDX_NO_IMAGE: nowhere.  A file that has two names it knows by one. */
+size_t find_in_survey(const vhdx_survey *all, const char *path, struct vhdx_survey_image *image);
+
+#endif
