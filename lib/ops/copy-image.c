@@ -34,30 +34,30 @@ struct image_job {
     struct mib_set present;     /* block numbers */
 };
 
-struct block {
-    uint64_t no, ticket;
-    uint64_t start, end; /* guest offsets of what may hold data, bytes */
-};
-
 /* ---- dynamic: one block ---- */
 
-/* The next block that stores anything, or has to have space; with the lock held.  1, 0 at the end, or a negative code. */
-static int take_block(struct image_job *job, struct block *b)
+static uint64_t block_no(const struct image_job *job, const struct copy_task *task)
 {
+    return task->extent.guest_offset >> job->plan->geometry.block_shift;
+}
+
+/* The next block that stores anything, or has to have space; the task is what of it may hold data. */
+static int take_block(struct copy_work *work, struct copy_task *task)
+{
+    struct image_job *job = (struct image_job *)work;
     unsigned shift = job->plan->geometry.block_shift;
     struct vhdx_extent piece;
     int r;
 
     while ((r = copy_next_piece(&job->cursor, UINT64_MAX, &piece)) > 0) {
         if (!(piece.flags & VHDX_EXTENT_DATA) && !job->target.takes_all) {
-            job->work.done_bytes += piece.length;
+            work->done_bytes += piece.length;
             continue;
         }
-        b->no = piece.guest_offset >> shift;
-        b->start = piece.guest_offset;
-        b->end = min_u64((b->no + 1) << shift, job->disk->size);
-        b->ticket = job->next_ticket++;
-        job->cursor.at = b->end;
+        task->extent.guest_offset = piece.guest_offset;
+        job->cursor.at = min_u64((block_no(job, task) + 1) << shift, job->disk->size);
+        task->extent.length = job->cursor.at - piece.guest_offset;
+        task->ticket = job->next_ticket++;
         return 1;
     }
     return r;
@@ -80,18 +80,18 @@ static int piece_has_data(struct vhdx_disk *disk, const struct vhdx_extent *piec
 
 /* Wait for the turn and take the next place, if the block needs one; with the lock held.  1: it got *place; 0: it needs
  * none, or somebody failed. */
-static int take_place(struct image_job *job, const struct block *b, bool needed, uint64_t *place)
+static int take_place(struct image_job *job, const struct copy_task *task, bool needed, uint64_t *place)
 {
     bool clash;
     int r = 0;
 
-    while (job->turn != b->ticket && job->work.error == 0)
+    while (job->turn != task->ticket && job->work.error == 0)
         pthread_cond_wait(&job->work.changed, &job->work.lock);
     if (job->work.error)
         return 0;
     if (needed) {
         *place = job->plan->payload_offset + (job->present.count << job->plan->geometry.block_shift);
-        r = mib_set_add(&job->present, b->no, 1, &clash);
+        r = mib_set_add(&job->present, block_no(job, task), 1, &clash);
     }
     job->turn++;
     pthread_cond_broadcast(&job->work.changed);
@@ -117,10 +117,10 @@ static int find_data(struct image_job *job, struct extent_cursor *c, struct vhdx
 }
 
 /* From the piece on that was found. */
-static int copy_rest(struct image_job *job, const struct block *b, uint64_t place, struct extent_cursor *c,
+static int copy_rest(struct image_job *job, const struct copy_task *task, uint64_t place, struct extent_cursor *c,
                      struct vhdx_extent *piece, uint8_t *buffer)
 {
-    uint64_t block_start = b->no << job->plan->geometry.block_shift;
+    uint64_t block_start = block_no(job, task) << job->plan->geometry.block_shift;
     int r;
 
     do {
@@ -139,46 +139,28 @@ static int copy_rest(struct image_job *job, const struct block *b, uint64_t plac
     return r;
 }
 
-static int copy_block(struct image_job *job, const struct block *b, uint8_t *buffer)
+static int64_t copy_block(struct copy_work *work, const struct copy_task *task, uint8_t *buffer)
 {
+    struct image_job *job = (struct image_job *)work;
     struct vhdx_extent piece = {0};
     struct extent_cursor c;
     uint64_t place = 0;
-    int r = extent_cursor_init(&c, job->disk, b->start, b->end - b->start);
+    int r = extent_cursor_init(&c, job->disk, task->extent.guest_offset, task->extent.length);
 
     if (r < 0)
         return r;
     r = find_data(job, &c, &piece, buffer);
     if (r >= 0) {
         bool needed = r > 0;
-        pthread_mutex_lock(&job->work.lock);
-        r = take_place(job, b, needed, &place);
-        if (r >= 0 && job->work.error == 0)
-            job->work.done_bytes += (needed ? piece.guest_offset : b->end) - b->start;
-        pthread_mutex_unlock(&job->work.lock);
+        pthread_mutex_lock(&work->lock);
+        r = take_place(job, task, needed, &place);
+        if (r >= 0 && work->error == 0)
+            work->done_bytes += needed ? piece.guest_offset - task->extent.guest_offset : task->extent.length;
+        pthread_mutex_unlock(&work->lock);
     }
     if (r > 0)
-        r = copy_rest(job, b, place, &c, &piece, buffer);
+        r = copy_rest(job, task, place, &c, &piece, buffer);
     extent_cursor_done(&c);
-    return r;
-}
-
-static int copy_blocks(struct copy_work *work, uint8_t *buffer)
-{
-    struct image_job *job = (struct image_job *)work;
-    struct block b;
-    int r = 0;
-
-    while (r == 0 && work->error == 0) {
-        r = take_block(job, &b);
-        if (r <= 0)
-            return r;
-        pthread_mutex_unlock(&work->lock);
-        r = copy_block(job, &b, buffer);
-        pthread_mutex_lock(&work->lock);
-        if (r == 0)
-            r = copy_work_done(work, 0);
-    }
     return r;
 }
 
@@ -194,7 +176,7 @@ static int copy_dynamic(struct storage *s, struct new_image *n, struct vhdx_disk
     copy_target_init(&job.target, s, true, o);
     r = extent_cursor_init(&job.cursor, disk, 0, disk->size);
     if (r == 0) {
-        r = copy_work_run(&job.work, copy_blocks, o, disk->size);
+        r = copy_work_run(&job.work, take_block, copy_block, o, disk->size);
         extent_cursor_done(&job.cursor);
     }
     if (r == 0) {

@@ -35,6 +35,24 @@ static void stop_work(struct copy_work *work, int error)
     pthread_cond_broadcast(&work->changed);
 }
 
+/* Until nothing is left to take, or somebody failed; with the lock held, but for the tasks themselves. */
+static int do_tasks(struct copy_work *work, uint8_t *buffer)
+{
+    int r = 0;
+
+    while (r == 0 && work->error == 0) {
+        struct copy_task task = {0};
+        r = work->take_task(work, &task);
+        if (r <= 0)
+            return r;
+        pthread_mutex_unlock(&work->lock);
+        int64_t done = work->do_task(work, &task, buffer);
+        pthread_mutex_lock(&work->lock);
+        r = done < 0 ? (int)done : copy_work_done(work, (uint64_t)done);
+    }
+    return r;
+}
+
 static void *work_thread(void *opaque)
 {
     struct copy_work *work = opaque;
@@ -43,7 +61,7 @@ static void *work_thread(void *opaque)
     int r = posix_memalign((void **)&buffer, PAGE_BYTES, COPY_BUFFER_BYTES) == 0 ? 0 : fail_memory("copying");
     pthread_mutex_lock(&work->lock);
     if (r == 0)
-        r = work->fn(work, buffer);
+        r = do_tasks(work, buffer);
     if (r < 0)
         stop_work(work, r);
     pthread_mutex_unlock(&work->lock);
@@ -72,12 +90,14 @@ static void run_threads(struct copy_work *work, uint32_t nr_threads)
         pthread_join(threads[--nr_started], NULL);
 }
 
-int copy_work_run(struct copy_work *work, copy_work_fn *fn, const struct vhdx_copy_options *o, uint64_t total_bytes)
+int copy_work_run(struct copy_work *work, copy_take_fn *take_task, copy_do_fn *do_task, const struct vhdx_copy_options *o,
+                  uint64_t total_bytes)
 {
     work->progress = o->progress;
     work->opaque = o->opaque;
     work->total_bytes = total_bytes;
-    work->fn = fn;
+    work->take_task = take_task;
+    work->do_task = do_task;
     work->done_bytes = 0;
     work->error = 0;
     pthread_mutex_init(&work->lock, NULL);

@@ -12,15 +12,25 @@
 
 struct copy_work;
 
-/* Called with the lock held, in each thread once; returns, with the lock held, when nothing is left to take or work->error is
- * set: 0, or what went wrong.  buffer has COPY_BUFFER_BYTES and is the thread's own. */
-typedef int copy_work_fn(struct copy_work *work, uint8_t *buffer);
+/* What one thread takes at a time. */
+struct copy_task {
+    struct vhdx_extent extent; /* of the disk; as much of it as who takes it needs to know */
+    uint64_t ticket;           /* for those whose tasks have an order */
+};
+
+/* Take the next task, with the lock held.  1, 0 if nothing is left, or a negative code. */
+typedef int copy_take_fn(struct copy_work *work, struct copy_task *task);
+
+/* Do it, without the lock.  Returns how many bytes of the work that was, if not told to copy_work_done() already; or a negative
+ * code.  buffer has COPY_BUFFER_BYTES and is the thread's own. */
+typedef int64_t copy_do_fn(struct copy_work *work, const struct copy_task *task, uint8_t *buffer);
 
 struct copy_work {
     vhdx_progress_fn *progress;
     void *opaque;
     uint64_t total_bytes;
-    copy_work_fn *fn;
+    copy_take_fn *take_task;
+    copy_do_fn *do_task;
 
     pthread_mutex_t lock; /* protects the rest, and what the user of this puts beside it */
     pthread_cond_t changed; /* for that user; also signalled when error is set */
@@ -30,7 +40,8 @@ struct copy_work {
 };
 
 /* Do the work in as many threads as o says and the work is worth.  Returns its error, with its message. */
-int copy_work_run(struct copy_work *work, copy_work_fn *fn, const struct vhdx_copy_options *o, uint64_t total_bytes);
+int copy_work_run(struct copy_work *work, copy_take_fn *take_task, copy_do_fn *do_task, const struct vhdx_copy_options *o,
+                  uint64_t total_bytes);
 
 /* So many bytes are done, whether or not anything had to be moved.  -ECANCELED.  With the lock held. */
 int copy_work_done(struct copy_work *work, uint64_t bytes);

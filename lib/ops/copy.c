@@ -15,10 +15,6 @@
 #include "ops/new-file.h"
 #include "storage/storage.h"
 
-/*
- * Workers take pieces from one walk over the disk, under the work's lock, and copy them without it.  The lock is held
- * while tables are read, never while payload moves (C3).
- */
 /* Zeros that must be written, at a time, so that cancelling works; cut where no block of a target is. */
 #define ZERO_PIECE_BYTES GIB(1)
 
@@ -31,9 +27,12 @@ struct copy_job {
     uint64_t zeros_from, zeros_to; /* zeros taken from the cursor and not yet given to a worker */
 };
 
-/* The next piece that somebody must do something about; called with the lock held. */
-static int take_piece(struct copy_job *job, struct vhdx_extent *piece)
+/* The next piece that somebody must do something about. */
+static int take_piece(struct copy_work *work, struct copy_task *task)
 {
+    struct copy_job *job = (struct copy_job *)work;
+    struct vhdx_extent *piece = &task->extent;
+
     while (job->zeros_from == job->zeros_to) {
         int r = copy_next_piece(&job->cursor, COPY_PIECE_BYTES, piece);
         if (r <= 0 || (piece->flags & VHDX_EXTENT_DATA))
@@ -42,7 +41,7 @@ static int take_piece(struct copy_job *job, struct vhdx_extent *piece)
             job->zeros_from = piece->guest_offset;
             job->zeros_to = piece->guest_offset + piece->length;
         } else {
-            job->work.done_bytes += piece->length;
+            work->done_bytes += piece->length;
         }
     }
     *piece = (struct vhdx_extent){.guest_offset = job->zeros_from,
@@ -53,25 +52,15 @@ static int take_piece(struct copy_job *job, struct vhdx_extent *piece)
     return 1;
 }
 
-static int copy_pieces(struct copy_work *work, uint8_t *buffer)
+static int64_t copy_piece(struct copy_work *work, const struct copy_task *task, uint8_t *buffer)
 {
     struct copy_job *job = (struct copy_job *)work;
-    struct vhdx_extent piece;
-    int r = 0;
+    const struct vhdx_extent *piece = &task->extent;
+    uint64_t offset = job->start + piece->guest_offset;
+    int r = piece->flags & VHDX_EXTENT_DATA ? copy_target_piece(&job->target, job->disk, piece, offset, buffer)
+                                            : copy_target_zero(&job->target, offset, piece->length);
 
-    while (r == 0 && work->error == 0) {
-        r = take_piece(job, &piece);
-        if (r <= 0)
-            return r;
-        pthread_mutex_unlock(&work->lock);
-        uint64_t offset = job->start + piece.guest_offset;
-        r = piece.flags & VHDX_EXTENT_DATA ? copy_target_piece(&job->target, job->disk, &piece, offset, buffer)
-                                           : copy_target_zero(&job->target, offset, piece.length);
-        pthread_mutex_lock(&work->lock);
-        if (r == 0)
-            r = copy_work_done(work, piece.length);
-    }
-    return r;
+    return r < 0 ? r : (int64_t)piece->length;
 }
 
 int copy_disk(struct vhdx_disk *disk, struct storage *file, uint64_t start, bool is_zero,
@@ -83,7 +72,7 @@ int copy_disk(struct vhdx_disk *disk, struct storage *file, uint64_t start, bool
     if (r < 0)
         return r;
     copy_target_init(&job.target, file, is_zero, options);
-    r = copy_work_run(&job.work, copy_pieces, options, disk->size);
+    r = copy_work_run(&job.work, take_piece, copy_piece, options, disk->size);
     extent_cursor_done(&job.cursor);
     return r;
 }

@@ -71,12 +71,13 @@ static int copy_up(struct flatten_job *job, uint64_t start, uint64_t end, uint8_
 /* ---- blocks ---- */
 
 /* Copy all stretches of the block that the image does not define itself. */
-static int complete_block(struct flatten_job *job, uint64_t start, uint64_t end, uint8_t *buffer)
+static int64_t complete_block(struct copy_work *work, const struct copy_task *task, uint8_t *buffer)
 {
-    uint64_t missing = start;
+    struct flatten_job *job = (struct flatten_job *)work;
+    uint64_t missing = task->extent.guest_offset, end = missing + task->extent.length;
     struct extent_cursor c;
     struct vhdx_extent e;
-    int r = extent_cursor_init(&c, job->disk, start, end - start);
+    int r = extent_cursor_init(&c, job->disk, missing, end - missing);
 
     if (r < 0)
         return r;
@@ -106,9 +107,10 @@ static int needs_space(struct flatten_job *job, const struct vhdx_extent *piece)
     return r;
 }
 
-/* The next block that has to be completed; with the lock held.  1, 0 at the end, or a negative code. */
-static int take_block(struct flatten_job *job, uint64_t *start, uint64_t *end)
+/* The next block that has to be completed. */
+static int take_block(struct copy_work *work, struct copy_task *task)
 {
+    struct flatten_job *job = (struct flatten_job *)work;
     const struct geometry *g = &image_of(job)->geometry;
     struct vhdx_extent piece;
     int r;
@@ -118,31 +120,13 @@ static int take_block(struct flatten_job *job, uint64_t *start, uint64_t *end)
         if (r < 0)
             return r;
         if (r > 0) {
-            *start = align_down(piece.guest_offset, g->block_size);
-            *end = min_u64(*start + g->block_size, job->disk->size);
-            job->work.done_bytes += piece.guest_offset > job->work.done_bytes ? piece.guest_offset - job->work.done_bytes : 0;
-            job->cursor.at = *end;
+            uint64_t start = align_down(piece.guest_offset, g->block_size), end = min_u64(start + g->block_size, job->disk->size);
+            task->extent.guest_offset = start;
+            task->extent.length = end - start;
+            work->done_bytes = max_u64(work->done_bytes, piece.guest_offset);
+            job->cursor.at = end;
             return 1;
         }
-    }
-    return r;
-}
-
-static int complete_blocks(struct copy_work *work, uint8_t *buffer)
-{
-    struct flatten_job *job = (struct flatten_job *)work;
-    uint64_t start, end;
-    int r = 0;
-
-    while (r == 0 && work->error == 0) {
-        r = take_block(job, &start, &end);
-        if (r <= 0)
-            return r;
-        pthread_mutex_unlock(&work->lock);
-        r = complete_block(job, start, end, buffer);
-        pthread_mutex_lock(&work->lock);
-        if (r == 0)
-            r = copy_work_done(work, 0);
     }
     return r;
 }
@@ -160,7 +144,7 @@ int flatten_disk(struct vhdx_disk *disk, const struct vhdx_copy_options *o)
     r = extent_cursor_init(&job.cursor, disk, 0, disk->size);
     if (r < 0)
         return r;
-    r = copy_work_run(&job.work, complete_blocks, o, disk->size);
+    r = copy_work_run(&job.work, take_block, complete_block, o, disk->size);
     extent_cursor_done(&job.cursor);
     if (r == 0)
         r = writer_commit(img);

@@ -161,25 +161,20 @@ static int store_piece(struct merge_job *job, const struct vhdx_extent *piece, u
     return r;
 }
 
-static int merge_pieces(struct copy_work *work, uint8_t *buffer)
+static int take_task(struct copy_work *work, struct copy_task *task)
+{
+    return take_piece((struct merge_job *)work, &task->extent);
+}
+
+static int64_t merge_piece(struct copy_work *work, const struct copy_task *task, uint8_t *buffer)
 {
     struct merge_job *job = (struct merge_job *)work;
-    struct vhdx_extent piece;
-    int r = 0;
+    const struct vhdx_extent *piece = &task->extent;
 
-    while (r == 0 && work->error == 0) {
-        r = take_piece(job, &piece);
-        if (r <= 0)
-            return r;
-        bool data = piece.flags & VHDX_EXTENT_DATA;
-        pthread_mutex_unlock(&work->lock);
-        r = data ? store_piece(job, &piece, buffer)
-                 : for_each_nonzero(job->m, piece.guest_offset, piece.length, discard, NULL);
-        pthread_mutex_lock(&work->lock);
-        if (r == 0)
-            r = copy_work_done(work, data ? piece.length : 0);
-    }
-    return r;
+    if (!(piece->flags & VHDX_EXTENT_DATA))
+        return for_each_nonzero(job->m, piece->guest_offset, piece->length, discard, NULL); /* no bytes of the work */
+    int r = store_piece(job, piece, buffer);
+    return r < 0 ? r : (int64_t)piece->length;
 }
 
 int merge_content(struct merge *m, const struct merge_cost *cost)
@@ -189,7 +184,7 @@ int merge_content(struct merge *m, const struct merge_cost *cost)
 
     if (r < 0)
         return r;
-    r = copy_work_run(&job.work, merge_pieces, m->options, cost->copy_bytes);
+    r = copy_work_run(&job.work, take_task, merge_piece, m->options, cost->copy_bytes);
     extent_cursor_done(&job.cursor);
     return r;
 }
