@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Opening a disk with its parents (format section 8.4, hostile input rows 97 to 104), on real files. */
+#include "folder-test.h"
 #include "image-test.h"
 
 #include <fcntl.h>
@@ -8,36 +9,11 @@
 #include <unistd.h>
 
 #include "disk/disk.h"
-#include "scratch.h"
-
-static char top[SCRATCH_PATH_BYTES];
-static unsigned nr_open_before;
-
-static const char *in_top(const char *name)
-{
-    static char path[8][2 * SCRATCH_PATH_BYTES];
-    static unsigned next;
-    char *p = path[next++ % 8];
-
-    snprintf(p, sizeof path[0], "%s/%s", top, name);
-    return p;
-}
 
 static int set_up(void **state)
 {
-    (void)state;
-    scratch_make(top);
     alarm(120); /* whatever waits for a FIFO ends the program */
-    nr_open_before = scratch_nr_open();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    assert_int_equal(scratch_nr_open(), nr_open_before); /* row 104 */
-    scratch_remove(top);
-    return 0;
+    return make_folder(state);
 }
 
 /* ---- images ---- */
@@ -127,7 +103,7 @@ static void make_at(const char *path, const struct spec *spec)
     storage_close(s);
 }
 
-#define MAKE(name, ...) make_at(in_top(name), &(struct spec){__VA_ARGS__})
+#define MAKE(name, ...) make_at(in_folder(name), &(struct spec){__VA_ARGS__})
 
 /* ---- opening ---- */
 
@@ -136,7 +112,7 @@ static const struct vhdx_open_options init = VHDX_OPEN_OPTIONS_INIT;
 static int try_open(const char *name, const struct vhdx_open_options *options)
 {
     struct vhdx_disk *disk;
-    int r = disk_open(in_top(name), options, &disk);
+    int r = disk_open(in_folder(name), options, &disk);
 
     assert_true((r == 0) == (disk != NULL));
     disk_close(disk);
@@ -149,7 +125,7 @@ static struct vhdx_disk *expect_chain(const char *name, const struct vhdx_open_o
 {
     struct vhdx_disk *disk;
 
-    expect_success(disk_open(in_top(name), options, &disk), __FILE__, line);
+    expect_success(disk_open(in_folder(name), options, &disk), __FILE__, line);
     if (disk->nr_layers != nr) {
         print_error("line %d: %u layers, not %u\n", line, disk->nr_layers, nr);
         _fail(__FILE__, line);
@@ -157,7 +133,7 @@ static struct vhdx_disk *expect_chain(const char *name, const struct vhdx_open_o
     for (uint32_t i = 0; i < nr; i++) {
         struct stat a, b;
         assert_int_equal(stat(disk->layers[i].path, &a), 0);
-        assert_int_equal(stat(in_top(names[i]), &b), 0);
+        assert_int_equal(stat(in_folder(names[i]), &b), 0);
         assert_true(a.st_ino == b.st_ino);
         assert_int_equal(disk->layers[i].size, disk->layers[i].img->geometry.virtual_size);
     }
@@ -181,14 +157,14 @@ static uint8_t first_byte(struct vhdx_disk *disk)
 static void a_chain_is_followed_to_its_base(void **state)
 {
     (void)state;
-    assert_int_equal(mkdir(in_top("sub"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("sub"), 0777), 0);
     MAKE("top.vhdx", .id = 3, .parent = 2, .path = ".\\sub\\mid.vhdx");
     MAKE("sub/mid.vhdx", .id = 2, .parent = 1, .path = "base.vhdx");
     MAKE("sub/base.vhdx", .id = 1, .fill = 0x42);
     struct vhdx_disk *disk = expect_chain(
         "top.vhdx", NULL, 3, (const char *const[]){"top.vhdx", "sub/mid.vhdx", "sub/base.vhdx"}, __LINE__);
-    assert_string_equal(disk->layers[0].path, in_top("top.vhdx"));
-    assert_string_equal(disk->layers[2].path, in_top("sub/base.vhdx"));
+    assert_string_equal(disk->layers[0].path, in_folder("top.vhdx"));
+    assert_string_equal(disk->layers[2].path, in_folder("sub/base.vhdx"));
     assert_int_equal(disk->size, MIB(2));
     assert_false(disk->parent_left_out);
     assert_int_equal(first_byte(disk), 0x42);
@@ -201,7 +177,7 @@ static void a_chain_is_followed_to_its_base(void **state)
 static void a_chain_is_followed_through_names_in_other_case(void **state)
 {
     (void)state;
-    assert_int_equal(mkdir(in_top("Sub"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("Sub"), 0777), 0);
     MAKE("top.vhdx", .id = 3, .parent = 2, .path = ".\\SUB\\MID.vhdx");
     MAKE("Sub/Mid.vhdx", .id = 2, .parent = 1, .path = ".\\BASE.VHDX");
     MAKE("Sub/base.vhdx", .id = 1);
@@ -210,7 +186,7 @@ static void a_chain_is_followed_through_names_in_other_case(void **state)
 
 static void the_identity_decides_not_the_name(void **state)
 {
-    char *dirs[] = {strdup(in_top("a")), strdup(in_top("b"))};
+    char *dirs[] = {strdup(in_folder("a")), strdup(in_folder("b"))};
     struct vhdx_open_options o = init;
 
     (void)state;
@@ -222,9 +198,9 @@ static void the_identity_decides_not_the_name(void **state)
     MAKE("p.vhdx", .id = 7);
     assert_fails(try_open("child.vhdx", NULL), VHDX_E_PARENT_MISMATCH, "00000001-0000");
     assert_non_null(strstr(error_message(), "00000007-0000"));
-    assert_non_null(strstr(error_message(), in_top("p.vhdx")));
+    assert_non_null(strstr(error_message(), in_folder("p.vhdx")));
     MAKE("q.vhdx", .id = 8); /* another wrong one: the first is reported */
-    assert_fails(try_open("child.vhdx", NULL), VHDX_E_PARENT_MISMATCH, in_top("p.vhdx"));
+    assert_fails(try_open("child.vhdx", NULL), VHDX_E_PARENT_MISMATCH, in_folder("p.vhdx"));
     MAKE("b/q.vhdx", .id = 1); /* the right one, under the last of all names */
     o.parent_dirs = (const char *const *)dirs;
     o.nr_parent_dirs = 2;
@@ -252,16 +228,16 @@ static void a_parent_that_cannot_be_opened_is_named(void **state)
 {
     (void)state;
     MAKE("child.vhdx", .id = 2, .parent = 1, .path = "base.vhdx");
-    int fd = open(in_top("base.vhdx"), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
+    int fd = open(in_folder("base.vhdx"), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, "text", 4), 4);
     close(fd);
-    assert_fails(try_open("child.vhdx", NULL), VHDX_E_NOT_VHDX, in_top("base.vhdx"));
+    assert_fails(try_open("child.vhdx", NULL), VHDX_E_NOT_VHDX, in_folder("base.vhdx"));
     assert_non_null(strstr(error_message(), "parent: "));
-    assert_int_equal(unlink(in_top("base.vhdx")), 0);
+    assert_int_equal(unlink(in_folder("base.vhdx")), 0);
     MAKE("base.vhdx", .id = 1);
-    assert_int_equal(truncate(in_top("base.vhdx"), 0x200800), 0);
-    assert_fails(try_open("child.vhdx", NULL), VHDX_E_TRUNCATED, in_top("base.vhdx"));
+    assert_int_equal(truncate(in_folder("base.vhdx"), 0x200800), 0);
+    assert_fails(try_open("child.vhdx", NULL), VHDX_E_TRUNCATED, in_folder("base.vhdx"));
 }
 
 static void what_is_missing_is_told(void **state)
@@ -278,37 +254,37 @@ static void what_is_missing_is_told(void **state)
     assert_fails(try_open("orphan.vhdx", NULL), VHDX_E_PARENT_NOT_FOUND, "(none)");
     MAKE("middle.vhdx", .id = 5, .parent = 2,
          .path = "child.vhdx"); /* deeper down, the message names whose parent it is */
-    assert_fails(try_open("middle.vhdx", NULL), VHDX_E_PARENT_NOT_FOUND, in_top("child.vhdx"));
+    assert_fails(try_open("middle.vhdx", NULL), VHDX_E_PARENT_NOT_FOUND, in_folder("child.vhdx"));
 }
 
 /* ---- policy (rows 98 and 99) ---- */
 
 static void what_lies_outside_needs_permission_and_stays_unknown(void **state)
 {
-    char *dirs[] = {strdup(in_top("outside"))};
+    char *dirs[] = {strdup(in_folder("outside"))};
     struct vhdx_open_options o = init;
     char with[ERROR_TEXT_BYTES];
 
     (void)state;
-    assert_int_equal(mkdir(in_top("outside"), 0777), 0);
-    assert_int_equal(mkdir(in_top("vm"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("outside"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("vm"), 0777), 0);
     MAKE("outside/base.vhdx", .id = 1);
     MAKE("vm/child.vhdx", .id = 2, .parent = 1, .path = "..\\outside\\base.vhdx");
     assert_fails(try_open("vm/child.vhdx", NULL), VHDX_E_PARENT_POLICY, "..\\outside\\base.vhdx");
     assert_non_null(strstr(error_message(), "--parent-dir"));
     assert_non_null(strstr(error_message(), "--allow-parent-path"));
     snprintf(with, sizeof with, "%s", error_message());
-    assert_int_equal(rename(in_top("outside/base.vhdx"), in_top("outside/hidden")), 0);
+    assert_int_equal(rename(in_folder("outside/base.vhdx"), in_folder("outside/hidden")), 0);
     assert_fails(try_open("vm/child.vhdx", NULL), VHDX_E_PARENT_POLICY, "");
     assert_string_equal(error_message(), with); /* rule 11: the same, whether or not it exists */
-    assert_int_equal(rename(in_top("outside/hidden"), in_top("outside/base.vhdx")), 0);
+    assert_int_equal(rename(in_folder("outside/hidden"), in_folder("outside/base.vhdx")), 0);
     o.flags = VHDX_OPEN_ALLOW_PARENT_PATH;
     EXPECT_CHAIN("vm/child.vhdx", &o, "vm/child.vhdx", "outside/base.vhdx");
     o.flags = 0;
     o.parent_dirs = (const char *const *)dirs;
     o.nr_parent_dirs = 1;
     EXPECT_CHAIN("vm/child.vhdx", &o, "vm/child.vhdx", "outside/base.vhdx");
-    assert_int_equal(symlink("../outside/base.vhdx", in_top("vm/link.vhdx")), 0);
+    assert_int_equal(symlink("../outside/base.vhdx", in_folder("vm/link.vhdx")), 0);
     MAKE("vm/linked.vhdx", .id = 3, .parent = 1, .path = "link.vhdx");
     assert_fails(try_open("vm/linked.vhdx", NULL), VHDX_E_PARENT_POLICY, "link.vhdx");
     EXPECT_CHAIN("vm/linked.vhdx", &o, "vm/linked.vhdx", "outside/base.vhdx");
@@ -321,8 +297,8 @@ static void parents_are_regular_files(void **state)
 
     (void)state;
     o.flags = VHDX_OPEN_ALLOW_PARENT_PATH;
-    assert_int_equal(mkfifo(in_top("fifo"), 0666), 0);
-    assert_int_equal(mkdir(in_top("folder"), 0777), 0);
+    assert_int_equal(mkfifo(in_folder("fifo"), 0666), 0);
+    assert_int_equal(mkdir(in_folder("folder"), 0777), 0);
     MAKE("a.vhdx", .id = 2, .parent = 1, .path = "fifo");
     MAKE("b.vhdx", .id = 2, .parent = 1, .path = "folder");
     MAKE("c.vhdx", .id = 2, .parent = 1, .path = "/dev/zero");
@@ -353,32 +329,32 @@ static void a_named_parent_is_the_only_one_that_will_do(void **state)
     struct vhdx_open_options o = init;
 
     (void)state;
-    assert_int_equal(mkdir(in_top("elsewhere"), 0777), 0);
+    assert_int_equal(mkdir(in_folder("elsewhere"), 0777), 0);
     MAKE("child.vhdx", .id = 3, .parent = 2, .path = "mid.vhdx");
     MAKE("mid.vhdx", .id = 2, .parent = 1, .path = "base.vhdx");
     MAKE("base.vhdx", .id = 1);
     MAKE("elsewhere/renamed", .id = 2, .parent = 1, .path = "base2.vhdx");
     MAKE("elsewhere/base2.vhdx", .id = 1);
-    o.parent = in_top("elsewhere/renamed"); /* outside of the child's folder: the user may name anything */
+    o.parent = in_folder("elsewhere/renamed"); /* outside of the child's folder: the user may name anything */
     EXPECT_CHAIN("child.vhdx", &o, "child.vhdx", "elsewhere/renamed", "elsewhere/base2.vhdx");
-    o.parent = in_top("base.vhdx");
+    o.parent = in_folder("base.vhdx");
     assert_fails(try_open("child.vhdx", &o), VHDX_E_PARENT_MISMATCH, "00000002-0000");
     assert_non_null(strstr(error_message(), "00000001-0000"));
-    o.parent = in_top("none.vhdx");
+    o.parent = in_folder("none.vhdx");
     assert_fails(try_open("child.vhdx", &o), -ENOENT, "none.vhdx");
-    o.parent = in_top("elsewhere");
+    o.parent = in_folder("elsewhere");
     assert_fails(try_open("child.vhdx", &o), -EISDIR, "elsewhere");
     o.parent = "/dev/null";
     assert_fails(try_open("child.vhdx", &o), -EINVAL, "/dev/null");
-    o.parent = in_top("child.vhdx");
-    assert_fails(try_open("child.vhdx", &o), VHDX_E_PARENT_MISMATCH, in_top("child.vhdx"));
-    assert_int_equal(mkfifo(in_top("fifo"), 0666), 0);
-    o.parent = in_top("fifo");
+    o.parent = in_folder("child.vhdx");
+    assert_fails(try_open("child.vhdx", &o), VHDX_E_PARENT_MISMATCH, in_folder("child.vhdx"));
+    assert_int_equal(mkfifo(in_folder("fifo"), 0666), 0);
+    o.parent = in_folder("fifo");
     assert_fails(try_open("child.vhdx", &o), -EINVAL, "FIFO");
-    o.parent = in_top("mid.vhdx");
+    o.parent = in_folder("mid.vhdx");
     EXPECT_CHAIN("base.vhdx", &o, "base.vhdx"); /* who has no parent does not get one */
     MAKE("orphan.vhdx", .id = 4, .parent = 1, .has_parent = true);
-    o.parent = in_top("base.vhdx");
+    o.parent = in_folder("base.vhdx");
     EXPECT_CHAIN("orphan.vhdx", &o, "orphan.vhdx", "base.vhdx"); /* row 97: no path is needed then */
 }
 
@@ -388,17 +364,17 @@ static void cycles_are_refused(void **state)
 {
     (void)state;
     MAKE("self.vhdx", .id = 1, .parent = 1, .path = "self.vhdx");
-    assert_fails(try_open("self.vhdx", NULL), VHDX_E_CHAIN, in_top("self.vhdx"));
+    assert_fails(try_open("self.vhdx", NULL), VHDX_E_CHAIN, in_folder("self.vhdx"));
     MAKE("a.vhdx", .id = 2, .parent = 3, .path = "b.vhdx");
     MAKE("b.vhdx", .id = 3, .parent = 4, .path = "c.vhdx");
     MAKE("c.vhdx", .id = 4, .parent = 2, .path = "a.vhdx");
     assert_fails(try_open("a.vhdx", NULL), VHDX_E_CHAIN, "leads back to");
-    assert_non_null(strstr(error_message(), in_top("a.vhdx")));
+    assert_non_null(strstr(error_message(), in_folder("a.vhdx")));
     MAKE("x.vhdx", .id = 5, .parent = 5, .path = "y.vhdx"); /* the same file under another name */
-    assert_int_equal(link(in_top("x.vhdx"), in_top("y.vhdx")), 0);
+    assert_int_equal(link(in_folder("x.vhdx"), in_folder("y.vhdx")), 0);
     assert_fails(try_open("x.vhdx", NULL), VHDX_E_CHAIN, "leads back to");
     MAKE("m.vhdx", .id = 6, .parent = 6, .path = "n.vhdx");
-    assert_int_equal(symlink("m.vhdx", in_top("n.vhdx")), 0);
+    assert_int_equal(symlink("m.vhdx", in_folder("n.vhdx")), 0);
     assert_fails(try_open("m.vhdx", NULL), VHDX_E_CHAIN, "leads back to");
 }
 
@@ -407,7 +383,7 @@ static void finding_oneself_is_a_mismatch(void **state)
 {
     (void)state;
     MAKE("disk.vhdx", .id = 2, .parent = 1, .path = "disk.vhdx");
-    assert_fails(try_open("disk.vhdx", NULL), VHDX_E_PARENT_MISMATCH, in_top("disk.vhdx"));
+    assert_fails(try_open("disk.vhdx", NULL), VHDX_E_PARENT_MISMATCH, in_folder("disk.vhdx"));
     assert_non_null(strstr(error_message(), "00000002-0000"));
 }
 
@@ -421,19 +397,19 @@ static void chains_may_be_256_images_deep(void **state)
     for (unsigned i = 0; i < 257; i++) {
         snprintf(name, sizeof name, "%u.vhdx", i);
         snprintf(parent, sizeof parent, "%u.vhdx", i + 1);
-        make_at(in_top(name), &(struct spec){.id = i + 1,
+        make_at(in_folder(name), &(struct spec){.id = i + 1,
                                              .parent = i + 2,
                                              .path = i < 256 ? parent : NULL,
                                              .fill = i == 256 ? 0x99 : 0});
     }
-    assert_succeeds(disk_open(in_top("1.vhdx"), NULL, &disk));
+    assert_succeeds(disk_open(in_folder("1.vhdx"), NULL, &disk));
     assert_int_equal(disk->nr_layers, 256);
     assert_int_equal(first_byte(disk), 0x99);
     disk_close(disk);
     assert_fails(try_open("0.vhdx", NULL), VHDX_E_CHAIN, "more than 256 images");
     o.max_chain_depth = 3;
     assert_fails(try_open("0.vhdx", &o), VHDX_E_CHAIN, "more than 3 images");
-    assert_fails(try_open("253.vhdx", &o), VHDX_E_CHAIN, in_top("255.vhdx"));
+    assert_fails(try_open("253.vhdx", &o), VHDX_E_CHAIN, in_folder("255.vhdx"));
     assert_succeeds(try_open("254.vhdx", &o));
     o.max_chain_depth = 1;
     assert_succeeds(try_open("256.vhdx", &o));
@@ -454,17 +430,17 @@ static void sector_sizes_must_agree_sizes_need_not(void **state)
     MAKE("child.vhdx", .id = 2, .parent = 1, .path = "big.vhdx");
     assert_fails(try_open("child.vhdx", NULL), VHDX_E_CHAIN,
                  "logical sectors of 4096 bytes, its child of 512");
-    assert_non_null(strstr(error_message(), in_top("big.vhdx")));
+    assert_non_null(strstr(error_message(), in_folder("big.vhdx")));
     MAKE("small.vhdx", .id = 3, .size = 1024, .fill = 7);
     MAKE("longer.vhdx", .id = 4, .parent = 3, .path = "small.vhdx");
-    assert_succeeds(disk_open(in_top("longer.vhdx"), NULL, &disk));
+    assert_succeeds(disk_open(in_folder("longer.vhdx"), NULL, &disk));
     assert_int_equal(disk->size, MIB(2));
     assert_succeeds(
         disk_pread(disk, buf, 8, 1020)); /* behind the parent's end come zeros (5.6), not its block's rest */
     assert_memory_equal(buf, "\7\7\7\7\0\0\0\0", 8);
     disk_close(disk);
     MAKE("shorter.vhdx", .id = 5, .parent = 4, .path = "longer.vhdx", .size = 512);
-    assert_succeeds(disk_open(in_top("shorter.vhdx"), NULL, &disk));
+    assert_succeeds(disk_open(in_folder("shorter.vhdx"), NULL, &disk));
     assert_int_equal(disk->size, 512);
     assert_succeeds(disk_pread(disk, buf, 8, 504));
     assert_int_equal(disk_pread(disk, buf, 8, 505), -EINVAL);
@@ -481,11 +457,11 @@ static void a_dirty_parent_is_replayed_in_memory(void **state)
     (void)state;
     MAKE("base.vhdx", .id = 1, .fill = 0x55, .dirty = true);
     MAKE("child.vhdx", .id = 2, .parent = 1, .path = "base.vhdx");
-    assert_succeeds(disk_open(in_top("child.vhdx"), NULL, &disk));
+    assert_succeeds(disk_open(in_folder("child.vhdx"), NULL, &disk));
     assert_int_equal(first_byte(disk), 0x55);
     disk_close(disk);
     o.flags = VHDX_OPEN_REFUSE_DIRTY;
-    assert_fails(try_open("child.vhdx", &o), VHDX_E_LOG_DIRTY, in_top("base.vhdx"));
+    assert_fails(try_open("child.vhdx", &o), VHDX_E_LOG_DIRTY, in_folder("base.vhdx"));
     assert_int_equal(try_open("base.vhdx", &o), VHDX_E_LOG_DIRTY);
 }
 
@@ -498,10 +474,10 @@ static void a_parent_may_be_left_out(void **state)
     (void)state;
     MAKE("child.vhdx", .id = 2, .parent = 1, .path = "base.vhdx", .fill = 0x31);
     o.flags = VHDX_OPEN_NO_PARENT;
-    assert_succeeds(disk_open(in_top("child.vhdx"), &o, &disk));
+    assert_succeeds(disk_open(in_folder("child.vhdx"), &o, &disk));
     assert_true(disk->parent_left_out);
     assert_int_equal(first_byte(disk), 0x31);
-    assert_fails(disk_pread(disk, &byte, 1, MIB(1)), VHDX_E_PARENT_NOT_FOUND, in_top("child.vhdx"));
+    assert_fails(disk_pread(disk, &byte, 1, MIB(1)), VHDX_E_PARENT_NOT_FOUND, in_folder("child.vhdx"));
     assert_non_null(strstr(error_message(), "1048576"));
     disk_close(disk);
 }
@@ -514,11 +490,11 @@ static void raw_files_are_disks_too(void **state)
 
     (void)state;
     o.flags = VHDX_OPEN_RAW;
-    int fd = open(in_top("raw"), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
+    int fd = open(in_folder("raw"), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, "some text", 9), 9);
     close(fd);
-    assert_succeeds(disk_open(in_top("raw"), &o, &disk));
+    assert_succeeds(disk_open(in_folder("raw"), &o, &disk));
     assert_int_equal(disk->size, 9);
     assert_null(disk->layers[0].img);
     assert_ptr_equal(layer_file(&disk->layers[0]), disk->layers[0].raw);
@@ -551,14 +527,14 @@ static void images_in_use_elsewhere_are_refused(void **state)
     (void)state;
     MAKE("child.vhdx", .id = 2, .parent = 1, .path = "base.vhdx");
     MAKE("base.vhdx", .id = 1);
-    assert_succeeds(storage_posix_open(in_top("base.vhdx"), POSIX_OPEN_WRITABLE, &writer));
+    assert_succeeds(storage_posix_open(in_folder("base.vhdx"), POSIX_OPEN_WRITABLE, &writer));
     assert_succeeds(storage_lock(writer, STORAGE_LOCK_EXCLUSIVE));
     assert_int_equal(try_open("base.vhdx", NULL), VHDX_E_LOCKED);
-    assert_fails(try_open("child.vhdx", NULL), VHDX_E_LOCKED, in_top("base.vhdx"));
+    assert_fails(try_open("child.vhdx", NULL), VHDX_E_LOCKED, in_folder("base.vhdx"));
     o.flags = VHDX_OPEN_FORCE_SHARE;
     assert_succeeds(try_open("child.vhdx", &o));
     assert_succeeds(storage_lock(writer, STORAGE_LOCK_NONE));
-    assert_succeeds(disk_open(in_top("child.vhdx"), NULL, &disk));
+    assert_succeeds(disk_open(in_folder("child.vhdx"), NULL, &disk));
     assert_int_equal(storage_lock(writer, STORAGE_LOCK_EXCLUSIVE), VHDX_E_LOCKED); /* the parent too */
     assert_succeeds(try_open("child.vhdx", NULL));                                 /* readers share */
     disk_close(disk);
@@ -566,7 +542,7 @@ static void images_in_use_elsewhere_are_refused(void **state)
     storage_close(writer);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, remove_folder)
 
 int main(void)
 {

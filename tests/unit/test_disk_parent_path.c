@@ -2,7 +2,7 @@
 /* Where a parent is looked for (format sections 8.3 to 8.5, hostile input rows 97 to 99).  Files need not be
  * images here: what counts is which are opened, and in which order.  Each test runs with and without openat2.
  */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +15,9 @@
 #include "disk/parent-path.h"
 #include "format/parent-locator.h"
 #include "no-openat2.h"
-#include "scratch.h"
 
 enum { MAX_SEEN = 16 };
 
-static char top[SCRATCH_PATH_BYTES];
-static unsigned nr_open_before;
 static bool without_openat2;
 
 /* ---- the folder of the test ----
@@ -28,27 +25,17 @@ static bool without_openat2;
  *   child/child.vhdx       child/parent.vhdx       child/sub/nested.vhdx
  *   other/parent.vhdx      other/away.vhdx         other/C/disks/mapped.vhdx     other/disks/mapped.vhdx */
 
-static const char *in_top(const char *name)
-{
-    static char path[8][PATH_MAX];
-    static unsigned next;
-    char *p = path[next++ % 8];
-
-    snprintf(p, PATH_MAX, "%s/%s", top, name);
-    return p;
-}
-
 static void make_file(const char *name)
 {
-    int fd = open(in_top(name), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
+    int fd = open(in_folder(name), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
 
     assert_true(fd >= 0);
     close(fd);
 }
 
-static void make_folder(const char *name)
+static void make_subfolder(const char *name)
 {
-    assert_int_equal(mkdir(in_top(name), 0777), 0);
+    assert_int_equal(mkdir(in_folder(name), 0777), 0);
 }
 
 static int set_up(void **state)
@@ -59,14 +46,12 @@ static int set_up(void **state)
         "child/child.vhdx", "child/parent.vhdx",         "child/sub/nested.vhdx",  "other/parent.vhdx",
         "other/away.vhdx",  "other/C/disks/mapped.vhdx", "other/disks/mapped.vhdx"};
 
-    (void)state;
-    scratch_make(top);
+    make_folder(state);
     for (size_t i = 0; i < ARRAY_LENGTH(folders); i++)
-        make_folder(folders[i]);
+        make_subfolder(folders[i]);
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++)
         make_file(files[i]);
     alarm(60); /* whatever waits for a FIFO ends the program */
-    nr_open_before = scratch_nr_open();
     return 0;
 }
 
@@ -75,14 +60,6 @@ static int set_up_without_openat2(void **state)
     take_openat2_away();
     without_openat2 = true;
     return set_up(state);
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    assert_int_equal(scratch_nr_open(), nr_open_before);
-    scratch_remove(top);
-    return 0;
 }
 
 static void need_the_right_kernel(void)
@@ -135,8 +112,8 @@ static const struct result *search(const struct request *q)
     static struct result r;
     static uint8_t item[1 << 16];
     const char *pairs[4][2] = {{"parent_linkage", "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}"}};
-    const char *dirs[2] = {q->dirs[0] ? in_top(q->dirs[0]) : NULL, q->dirs[1] ? in_top(q->dirs[1]) : NULL};
-    const char *child = in_top(q->child ? q->child : "child/child.vhdx");
+    const char *dirs[2] = {q->dirs[0] ? in_folder(q->dirs[0]) : NULL, q->dirs[1] ? in_folder(q->dirs[1]) : NULL};
+    const char *child = in_folder(q->child ? q->child : "child/child.vhdx");
     const char *values[] = {q->absolute, q->relative, q->volume};
     static const char *const keys[] = {"absolute_win32_path", "relative_path", "volume_path"};
     uint32_t nr = 1;
@@ -153,7 +130,7 @@ static const struct result *search(const struct request *q)
                                          .nr_dirs = q->dirs[1]   ? 2
                                                     : q->dirs[0] ? 1
                                                                  : 0,
-                                         .first_child = q->first_child ? in_top(q->first_child) : child,
+                                         .first_child = q->first_child ? in_folder(q->first_child) : child,
                                          .allow_any = q->allow_any};
     r = (struct result){.take = q->take, .error = q->error};
     r.code = parent_candidates(&policy, child, item, note, &r, &r.search);
@@ -168,7 +145,7 @@ static const struct result *expect(const struct request *q, unsigned nr, const c
 
     for (unsigned i = 0; same && i < nr; i++) {
         struct stat a, b;
-        same = stat(r->paths[i], &a) == 0 && stat(in_top(files[i]), &b) == 0 && a.st_ino == b.st_ino;
+        same = stat(r->paths[i], &a) == 0 && stat(in_folder(files[i]), &b) == 0 && a.st_ino == b.st_ino;
     }
     if (!same) {
         print_error("line %d: %u files were offered, not %u\n", line, r->nr, nr);
@@ -227,7 +204,7 @@ static void places_are_tried_in_the_order_of_the_format(void **state)
 {
     (void)state;
     need_the_right_kernel();
-    assert_int_equal(link(in_top("child/parent.vhdx"), in_top("child/twin.vhdx")), 0);
+    assert_int_equal(link(in_folder("child/parent.vhdx"), in_folder("child/twin.vhdx")), 0);
     EXPECT(SEARCH(.relative = "sub\\nested.vhdx", .volume = "parent.vhdx", .absolute = "child.vhdx"),
            "child/sub/nested.vhdx", "child/parent.vhdx", "child/child.vhdx");
     EXPECT(SEARCH(.relative = "parent.vhdx", .volume = "twin.vhdx", .absolute = "C:\\twin.vhdx"),
@@ -310,11 +287,11 @@ static void links_may_not_lead_out_unasked(void **state)
 {
     (void)state;
     need_the_right_kernel();
-    assert_int_equal(symlink("../other/away.vhdx", in_top("child/link.vhdx")), 0);
-    assert_int_equal(symlink("../other", in_top("child/folder")), 0);
-    assert_int_equal(symlink("parent.vhdx", in_top("child/inside.vhdx")), 0);
-    assert_int_equal(symlink("sub", in_top("child/alias")), 0);
-    assert_int_equal(symlink(in_top("other/none"), in_top("child/dangling.vhdx")), 0);
+    assert_int_equal(symlink("../other/away.vhdx", in_folder("child/link.vhdx")), 0);
+    assert_int_equal(symlink("../other", in_folder("child/folder")), 0);
+    assert_int_equal(symlink("parent.vhdx", in_folder("child/inside.vhdx")), 0);
+    assert_int_equal(symlink("sub", in_folder("child/alias")), 0);
+    assert_int_equal(symlink(in_folder("other/none"), in_folder("child/dangling.vhdx")), 0);
     assert_true(EXPECT_NONE(SEARCH(.relative = "link.vhdx"))->search.blocked);
     assert_true(EXPECT_NONE(SEARCH(.relative = "LINK.vhdx"))->search.blocked);
     assert_true(EXPECT_NONE(SEARCH(.relative = "folder\\away.vhdx"))->search.blocked);
@@ -335,8 +312,8 @@ static void a_child_is_also_where_its_link_leads(void **state)
 
     (void)state;
     need_the_right_kernel();
-    make_folder("links");
-    assert_int_equal(symlink("../child/child.vhdx", in_top("links/c.vhdx")), 0);
+    make_subfolder("links");
+    assert_int_equal(symlink("../child/child.vhdx", in_folder("links/c.vhdx")), 0);
     EXPECT(SEARCH(.child = "links/c.vhdx", .relative = "parent.vhdx"), "child/parent.vhdx");
     make_file("links/parent.vhdx"); /* the folder of its name comes first */
     EXPECT(SEARCH(.child = "links/c.vhdx", .relative = "parent.vhdx"), "links/parent.vhdx",
@@ -349,7 +326,7 @@ static void a_child_is_also_where_its_link_leads(void **state)
     assert_true(locator_encode(pairs, 1, item, sizeof item) > 0);
     const struct parent_policy policy = {.first_child = "child.vhdx"};
     assert_non_null(getcwd(was, sizeof was));
-    assert_int_equal(chdir(in_top("child")), 0);
+    assert_int_equal(chdir(in_folder("child")), 0);
     int code = parent_candidates(&policy, "child.vhdx", item, note, &r, &r.search);
     assert_int_equal(chdir(was), 0);
     assert_int_equal(code, 0);
@@ -400,13 +377,13 @@ static void a_path_of_this_system_is_absolute_too(void **state)
 {
     (void)state;
     need_the_right_kernel();
-    struct request q = {.relative = in_top("other/away.vhdx")};
+    struct request q = {.relative = in_folder("other/away.vhdx")};
     assert_true(EXPECT_NONE(&q)->search.blocked);
     q.dirs[0] = "other"; /* found by its bare name */
     EXPECT(&q, "other/away.vhdx");
-    q = (struct request){.relative = in_top("other/away.vhdx"), .allow_any = true};
+    q = (struct request){.relative = in_folder("other/away.vhdx"), .allow_any = true};
     const struct result *r = EXPECT(&q, "other/away.vhdx");
-    assert_string_equal(r->paths[0], in_top("other/away.vhdx"));
+    assert_string_equal(r->paths[0], in_folder("other/away.vhdx"));
 }
 
 static void a_bare_name_is_only_looked_for_in_folders_that_are_allowed(void **state)
@@ -486,7 +463,7 @@ static void what_is_no_regular_file_is_not_touched(void **state)
 
     (void)state;
     need_the_right_kernel();
-    assert_int_equal(mkfifo(in_top("child/fifo.vhdx"), 0666), 0);
+    assert_int_equal(mkfifo(in_folder("child/fifo.vhdx"), 0666), 0);
     for (size_t i = 0; i < 2; i++) {
         const struct result *r =
             EXPECT_NONE(SEARCH(.relative = names[i])); /* the alarm rings if this waits */
@@ -508,7 +485,7 @@ static void become_nobody(void)
                                         "child/sub/nested.vhdx"};
 
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
-        assert_int_equal(chown(in_top(names[i]), 65534, 65534), 0);
+        assert_int_equal(chown(in_folder(names[i]), 65534, 65534), 0);
     assert_int_equal(seteuid(65534), 0);
     assert_int_equal(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), 0); /* or else /proc/self is still root's */
 }
@@ -522,7 +499,7 @@ static void a_file_that_may_not_be_read_is_told_apart(void **state)
     if (is_root)
         become_nobody();
     struct result readable = *search(SEARCH(.relative = "sub\\nested.vhdx"));
-    bool changed = chmod(in_top("child/parent.vhdx"), 0) == 0;
+    bool changed = chmod(in_folder("child/parent.vhdx"), 0) == 0;
     struct result secret = *search(SEARCH(.relative = "parent.vhdx"));
     if (is_root)
         assert_int_equal(seteuid(0), 0);
@@ -557,11 +534,11 @@ static void no_path_at_all_is_no_candidate(void **state)
 
 #define WITH(f)                                                                                              \
     {                                                                                                        \
-#f, f, set_up, tear_down, NULL                                                                       \
+#f, f, set_up, remove_folder, NULL                                                                       \
     }
 #define WITHOUT(f)                                                                                           \
     {                                                                                                        \
-#f "_without_openat2", f, set_up_without_openat2, tear_down, NULL                                    \
+#f "_without_openat2", f, set_up_without_openat2, remove_folder, NULL                                    \
     }
 #define TESTS(way)                                                                                           \
     way(relative_paths_are_looked_for_in_the_childs_folder), way(the_callback_decides_when_to_stop),         \

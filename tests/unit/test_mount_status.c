@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How "vhdx umount" finds a server: by a file in the mount, which may be anybody's and name anything. */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,36 +10,11 @@
 #include <unistd.h>
 
 #include "mount/status.h"
-#include "scratch.h"
-
-static char folder[SCRATCH_PATH_BYTES];
-static unsigned nr_open_before;
-
-static int set_up(void **state)
-{
-    (void)state;
-    scratch_make(folder);
-    nr_open_before = scratch_nr_open();
-    return 0;
-}
 
 static int tear_down(void **state)
 {
-    (void)state;
     alarm(0);
-    assert_int_equal(scratch_nr_open(), nr_open_before);
-    scratch_remove(folder);
-    return 0;
-}
-
-static const char *in_folder(const char *name)
-{
-    static char path[2][SCRATCH_PATH_BYTES + 32];
-    static unsigned next;
-    char *p = path[next++ % 2];
-
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
+    return remove_folder(state);
 }
 
 /* The mount says that its server is process pid, with its result in fd. */
@@ -129,10 +104,10 @@ static bool has_pidfd_open(void)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_server_is_found_and_its_last_word_read, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_server_of_another_user_is_none, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(nothing_is_waited_for, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_process_that_has_gone_is_not_connected, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_server_is_found_and_its_last_word_read, make_folder, tear_down),
+        cmocka_unit_test_setup_teardown(a_server_of_another_user_is_none, make_folder, tear_down),
+        cmocka_unit_test_setup_teardown(nothing_is_waited_for, make_folder, tear_down),
+        cmocka_unit_test_setup_teardown(a_process_that_has_gone_is_not_connected, make_folder, tear_down),
     };
     if (!has_pidfd_open()) { /* as valgrind 3.19 makes it seem */
         puts("1..0 # SKIP the system has no pidfd_open");

@@ -2,7 +2,7 @@
 /* The nbdkit plugin with the test in the place of nbdkit: the calls in the order in which nbdkit makes them, from many threads,
  * and the end of a server that clients hold up.  What clients see is tested with nbdkit itself (tests/e2e/test_nbd*.py); here
  * sanitizers look. */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -19,7 +19,6 @@
 #include <nbdkit-plugin.h>
 
 #include "base/math.h"
-#include "scratch.h"
 #include "vhdx.h"
 
 struct nbdkit_plugin *plugin_init(void);
@@ -106,7 +105,7 @@ int nbdkit_add_export(struct nbdkit_exports *exports, const char *name, const ch
 /* ---- a server ---- */
 
 static struct nbdkit_plugin *plugin;
-static char folder[SCRATCH_PATH_BYTES], image[SCRATCH_PATH_BYTES + 16];
+static char image[SCRATCH_PATH_BYTES + 16];
 
 static int set_up(void **state)
 {
@@ -114,18 +113,11 @@ static int set_up(void **state)
 
     (void)state;
     plugin = plugin_init();
-    scratch_make(folder);
+    make_folder(state);
     snprintf(image, sizeof image, "%s/disk.vhdx", folder);
     options.virtual_size = MIB(64);
     options.block_size = (uint32_t)MIB(1);
     assert_succeeds(vhdx_create(image, &options));
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    scratch_remove(folder);
     return 0;
 }
 
@@ -658,5 +650,5 @@ int main(void)
         cmocka_unit_test(no_name_steers_the_terminal_of_the_log),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

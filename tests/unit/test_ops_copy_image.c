@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copying into a new image: where blocks come to lie, that the identifier comes last, and that no failure of the storage is
  * taken for success, in one thread and in many. */
+#include "folder-test.h"
 #include "image-test.h"
 
 #include <fcntl.h>
@@ -10,12 +11,11 @@
 #include "format/identifier.h"
 #include "ops/copy-image.h"
 #include "ops/new-image.h"
-#include "scratch.h"
 
 enum { NR_BLOCKS = 40 }; /* of 1 MiB; the disk ends inside the last one */
 static const uint64_t disk_bytes = NR_BLOCKS * MIB(1) - 5 * 512;
 
-static char folder[SCRATCH_PATH_BYTES], path[SCRATCH_PATH_BYTES + 16];
+static char path[SCRATCH_PATH_BYTES + 16];
 
 /* Blocks 3, 6, 9, ... hold data; 4, 8, ... hold stored zeros; the rest are holes. */
 static bool has_data(uint64_t block_no)
@@ -27,8 +27,7 @@ static int set_up(void **state)
 {
     uint8_t *content = exact_bytes(MIB(1));
 
-    (void)state;
-    scratch_make(folder);
+    make_folder(state);
     snprintf(path, sizeof path, "%s/disk.raw", folder);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     assert_true(fd >= 0);
@@ -42,13 +41,6 @@ static int set_up(void **state)
     assert_int_equal(ftruncate(fd, (off_t)disk_bytes), 0);
     assert_int_equal(close(fd), 0);
     free(content);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    scratch_remove(folder);
     return 0;
 }
 
@@ -274,5 +266,5 @@ int main(void)
     };
 
     init_test_fault(NULL);
-    return cmocka_run_group_tests_name("ops/copy-image", tests, set_up, tear_down);
+    return cmocka_run_group_tests_name("ops/copy-image", tests, set_up, remove_folder);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copying, comparing and reading out a disk through a handle that is being written at the same time (D3): space that one block
  * gave up meanwhile belongs to another, and a copy must not show that one's data. */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,11 +14,9 @@
 #include "image/image.h"
 #include "image/writer.h"
 #include "ops/ops.h"
-#include "scratch.h"
 
 enum { NR_BLOCKS = 16 }; /* of 1 MiB */
 
-static char folder[SCRATCH_PATH_BYTES], path[SCRATCH_PATH_BYTES + 16], copy_path[SCRATCH_PATH_BYTES + 16];
 static vhdx_disk *disk;
 static uint8_t block[MIB(1)];
 
@@ -38,7 +36,7 @@ static vhdx_disk *open_disk(uint32_t flags)
     vhdx_disk *d;
 
     options.flags = flags;
-    assert_succeeds(disk_open(path, &options, &d));
+    assert_succeeds(disk_open(in_folder("disk.vhdx"), &options, &d));
     return d;
 }
 
@@ -46,13 +44,10 @@ static int set_up(void **state)
 {
     struct vhdx_create_options options = VHDX_CREATE_OPTIONS_INIT;
 
-    (void)state;
-    scratch_make(folder);
-    snprintf(path, sizeof path, "%s/disk.vhdx", folder);
-    snprintf(copy_path, sizeof copy_path, "%s/copy", folder);
+    make_folder(state);
     options.virtual_size = 2 * NR_BLOCKS * MIB(1);
     options.block_size = (uint32_t)MIB(1);
-    assert_succeeds(ops_create(path, &options));
+    assert_succeeds(ops_create(in_folder("disk.vhdx"), &options));
     disk = open_disk(VHDX_OPEN_WRITE);
     for (uint64_t no = 0; no < NR_BLOCKS; no++)
         assert_succeeds(write_block(no));
@@ -62,15 +57,13 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    (void)state;
     assert_succeeds(disk_close(disk));
-    scratch_remove(folder);
-    return 0;
+    return remove_folder(state);
 }
 
 static int open_copy(void)
 {
-    int fd = open(copy_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(in_folder("copy"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     assert_true(fd >= 0);
     return fd;
 }
@@ -166,7 +159,7 @@ static void test_compare(void **state)
     }
     assert_int_equal(ftruncate(fd, 2 * NR_BLOCKS * MIB(1)), 0);
     close(fd);
-    assert_succeeds(disk_open(copy_path, &raw, &other));
+    assert_succeeds(disk_open(in_folder("copy"), &raw, &other));
     assert_succeeds(ops_compare(disk, other, &result, recycle_once, &recycled));
     assert_true(recycled);
     assert_false(result.identical); /* behind the blocks that gave up their space there are new ones now */

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Files that get their name when they are complete, on file systems of all abilities: those without unnamed files and
  * without RENAME_NOREPLACE are played by a filter on system calls. */
-#include "unit.h"
+#include "folder-test.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -20,21 +19,8 @@
 
 #include "base/math.h"
 #include "ops/new-file.h"
-#include "scratch.h"
 #include "skip.h"
 #include "storage/storage.h"
-
-static char folder[SCRATCH_PATH_BYTES];
-
-static const char *in_folder(const char *name)
-{
-    static char path[4][SCRATCH_PATH_BYTES + 64];
-    static unsigned next;
-    char *p = path[next++ % 4];
-
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
 
 static void put_file(const char *name, const char *content)
 {
@@ -54,32 +40,6 @@ static void expect_content(const char *name, const char *content)
     assert_int_equal(fread(text, 1, sizeof text - 1, file), strlen(content));
     assert_int_equal(fclose(file), 0);
     assert_string_equal(text, content);
-}
-
-static unsigned nr_names(void)
-{
-    DIR *d = opendir(folder);
-    unsigned nr = 0;
-
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d)) != NULL;)
-        nr += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    closedir(d);
-    return nr;
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    scratch_make(folder);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    scratch_remove(folder);
-    return 0;
 }
 
 /* ---- file systems that can do less ---- */
@@ -147,7 +107,7 @@ static void make_one(enum ability ability)
 
     CHILD_ASSERT(new_file_begin(&f, in_folder("new"), false) == 0);
     CHILD_ASSERT((f.temporary[0] != '\0') == (ability != ALL));
-    CHILD_ASSERT(nr_names() == (ability != ALL));
+    CHILD_ASSERT(scratch_nr_names(folder) == (ability != ALL));
     CHILD_ASSERT(storage_pwrite(f.file, "new", 3, 0) == 0);
     CHILD_ASSERT(new_file_publish(&f) == 0);
     new_file_end(&f);
@@ -207,7 +167,7 @@ static void a_file_gets_its_name_at_the_end(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(abilities); i++) {
         with_ability(abilities[i], make_one);
         expect_content("new", "new");
-        assert_int_equal(nr_names(), 1);
+        assert_int_equal(scratch_nr_names(folder), 1);
         assert_int_equal(unlink(in_folder("new")), 0);
     }
 }
@@ -217,7 +177,7 @@ static void an_abandoned_file_is_gone(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(abilities); i++) {
         with_ability(abilities[i], abandon_one);
-        assert_int_equal(nr_names(), 0);
+        assert_int_equal(scratch_nr_names(folder), 0);
     }
 }
 
@@ -227,7 +187,7 @@ static void what_came_meanwhile_stays(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(abilities); i++) {
         with_ability(abilities[i], come_too_late);
         expect_content("new", "theirs");
-        assert_int_equal(nr_names(), 1);
+        assert_int_equal(scratch_nr_names(folder), 1);
         assert_int_equal(unlink(in_folder("new")), 0);
     }
 }
@@ -244,7 +204,7 @@ static void an_old_file_is_replaced_in_one_step(void **state)
         expect_content("old", "new");
         assert_int_equal(stat(in_folder("old"), &st), 0);
         assert_int_equal(st.st_mode & 0777, 0640);
-        assert_int_equal(nr_names(), 1);
+        assert_int_equal(scratch_nr_names(folder), 1);
     }
 }
 
@@ -388,7 +348,7 @@ static void only_what_was_looked_at_is_replaced(void **state)
         put_file("old", "old content");
         with_ability(abilities[i], replace_what_was_replaced);
         expect_content("old", "theirs");
-        assert_int_equal(nr_names(), 1);
+        assert_int_equal(scratch_nr_names(folder), 1);
     }
 }
 
@@ -429,7 +389,7 @@ static void only_regular_files_are_replaced(void **state)
         assert_fails(new_file_begin(&f, in_folder("none/new"), replace), -ENOENT, "No such file");
     }
     assert_fails(new_file_begin(&f, "", false), -EISDIR, "folder");
-    assert_int_equal(nr_names(), 1);
+    assert_int_equal(scratch_nr_names(folder), 1);
 }
 
 static void files_in_use_are_not_replaced(void **state)
@@ -452,7 +412,7 @@ static void files_in_use_are_not_replaced(void **state)
     storage_close(user);
     new_file_end(&f);
     expect_content("old", "old content");
-    assert_int_equal(nr_names(), 1);
+    assert_int_equal(scratch_nr_names(folder), 1);
 }
 
 /* What is opened gets the lowest number that is free, so one that was left open shows. */
@@ -479,7 +439,7 @@ static void no_descriptor_is_left_open(void **state)
     assert_int_equal(lowest_free_descriptor(), before);
 }
 
-#define IN_FOLDER(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define IN_FOLDER(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 
 int main(void)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Image locks: who keeps out whom, and on which bytes, so that QEMU agrees (I4). */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -12,7 +12,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "scratch.h"
 #include "storage/storage.h"
 
 /* ---- the kernel: fcntl goes through here ---- */
@@ -61,23 +60,15 @@ int fcntl(int fd, int command, ...)
 
 /* ---- files ---- */
 
-static char folder[SCRATCH_PATH_BYTES], path[SCRATCH_PATH_BYTES + 8];
+static char path[SCRATCH_PATH_BYTES + 8];
 
 static int set_up(void **state)
 {
-    (void)state;
     memset(&kernel, 0, sizeof kernel);
-    scratch_make(folder);
+    make_folder(state);
     snprintf(path, sizeof path, "%s/file", folder);
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
     return fd < 0 ? -1 : close(fd);
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    scratch_remove(folder);
-    return 0;
 }
 
 static struct storage *open_it(void)
@@ -500,21 +491,21 @@ static void looking_for_a_writer_locks_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(locks_the_bytes_that_qemu_locks, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(two_handles_conflict_as_two_programs, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(refused_lock_leaves_things_as_they_were, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(each_foreign_byte_has_its_effect, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(foreign_write_locks_are_respected, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(another_process_is_kept_out_until_it_ends, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(closing_one_handle_keeps_the_locks_of_others, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(file_systems_without_locks_do_not_matter, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(other_errors_are_reported, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(interrupted_calls_are_retried, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(threads_may_lock_one_handle, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(looking_for_a_writer_locks_nothing, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_file_replaced_before_it_is_locked_is_not_used, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_file_replaced_for_ever_is_given_up, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_file_removed_before_it_is_locked_is_not_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(locks_the_bytes_that_qemu_locks, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(two_handles_conflict_as_two_programs, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(refused_lock_leaves_things_as_they_were, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(each_foreign_byte_has_its_effect, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(foreign_write_locks_are_respected, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(another_process_is_kept_out_until_it_ends, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(closing_one_handle_keeps_the_locks_of_others, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(file_systems_without_locks_do_not_matter, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(other_errors_are_reported, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(interrupted_calls_are_retried, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(threads_may_lock_one_handle, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(looking_for_a_writer_locks_nothing, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(a_file_replaced_before_it_is_locked_is_not_used, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(a_file_replaced_for_ever_is_given_up, set_up, remove_folder),
+        cmocka_unit_test_setup_teardown(a_file_removed_before_it_is_locked_is_not_there, set_up, remove_folder),
     };
     return cmocka_run_group_tests_name("storage lock", tests, NULL, NULL);
 }

@@ -3,7 +3,7 @@
  *
  * System calls of the driver end in the functions of the same names here, which hand them on unless a test
  * has set up something else in `kernel`. */
-#include "unit.h"
+#include "folder-test.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include "base/math.h"
-#include "scratch.h"
 #include "storage/storage.h"
 
 /* ---- the kernel ---- */
@@ -177,37 +176,23 @@ int close(int fd)
 
 /* ---- files to work on ---- */
 
-static char folder[SCRATCH_PATH_BYTES];
-
-static const char *path_of(const char *name)
-{
-    static char path[SCRATCH_PATH_BYTES + 32];
-
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
 /* Each test starts with an honest kernel and an empty folder. */
 static int set_up(void **state)
 {
-    (void)state;
     memset(&kernel, 0, sizeof kernel);
-    scratch_make(folder);
-    return 0;
+    return make_folder(state);
 }
 
 static int tear_down(void **state)
 {
-    (void)state;
     memset(&kernel, 0, sizeof kernel);
-    scratch_remove(folder);
-    return 0;
+    return remove_folder(state);
 }
 
 static struct storage *open_new(const char *name)
 {
     struct storage *s;
-    int fd = open(path_of(name), O_RDWR | O_CREAT | O_EXCL, 0600);
+    int fd = open(in_folder(name), O_RDWR | O_CREAT | O_EXCL, 0600);
 
     assert_true(fd >= 0);
     assert_succeeds(storage_posix_from_fd(fd, true, false, &s));
@@ -242,7 +227,7 @@ static void opens_regular_files(void **state)
     assert_succeeds(storage_pwrite(s, "hello", 5, 3));
     storage_close(s);
 
-    assert_succeeds(storage_posix_open(path_of("file"), 0, &s));
+    assert_succeeds(storage_posix_open(in_folder("file"), 0, &s));
     assert_int_equal(fcntl(s->fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     assert_int_equal(fcntl(s->fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDONLY);
     assert_false(s->writable);
@@ -254,7 +239,7 @@ static void opens_regular_files(void **state)
     assert_succeeds(storage_flush(s));
     storage_close(s);
 
-    assert_succeeds(storage_posix_open(path_of("file"), POSIX_OPEN_WRITABLE, &s));
+    assert_succeeds(storage_posix_open(in_folder("file"), POSIX_OPEN_WRITABLE, &s));
     assert_true(s->writable);
     assert_int_equal(fcntl(s->fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDWR);
     storage_close(s);
@@ -267,19 +252,19 @@ static void refuses_other_types(void **state)
 
     (void)state;
     for (unsigned flags = 0; flags <= POSIX_OPEN_WRITABLE; flags++) {
-        assert_fails(storage_posix_open(path_of("nothing"), flags, &s), -ENOENT, "cannot open: No such file");
+        assert_fails(storage_posix_open(in_folder("nothing"), flags, &s), -ENOENT, "cannot open: No such file");
         assert_null(s);
         assert_fails(storage_posix_open(folder, flags, &s), -EISDIR, "folder");
         assert_fails(storage_posix_open("/dev/null", flags, &s), -EINVAL, "character device");
     }
-    assert_int_equal(mkfifo(path_of("fifo"), 0600), 0);
+    assert_int_equal(mkfifo(in_folder("fifo"), 0600), 0);
     alarm(10); /* kills the test if it waits for a writer */
-    assert_fails(storage_posix_open(path_of("fifo"), 0, &s), -EINVAL, "FIFO");
-    assert_fails(storage_posix_open(path_of("fifo"), POSIX_OPEN_WRITABLE, &s), -EINVAL, "FIFO");
+    assert_fails(storage_posix_open(in_folder("fifo"), 0, &s), -EINVAL, "FIFO");
+    assert_fails(storage_posix_open(in_folder("fifo"), POSIX_OPEN_WRITABLE, &s), -EINVAL, "FIFO");
     alarm(0);
 
-    assert_int_equal(mknod(path_of("socket"), S_IFSOCK | 0600, 0), 0);
-    assert_fails(storage_posix_open(path_of("socket"), 0, &s), -EINVAL, "socket");
+    assert_int_equal(mknod(in_folder("socket"), S_IFSOCK | 0600, 0), 0);
+    assert_fails(storage_posix_open(in_folder("socket"), 0, &s), -EINVAL, "socket");
     assert_fails(storage_posix_from_fd(fd, true, true, &s), -EINVAL, "socket");
 }
 
@@ -289,8 +274,8 @@ static void takes_only_fitting_descriptors(void **state)
 
     (void)state;
     storage_close(open_new("file"));
-    int reading = open(path_of("file"), O_RDONLY), writing = open(path_of("file"), O_WRONLY);
-    int appending = open(path_of("file"), O_RDWR | O_APPEND);
+    int reading = open(in_folder("file"), O_RDONLY), writing = open(in_folder("file"), O_WRONLY);
+    int appending = open(in_folder("file"), O_RDWR | O_APPEND);
     assert_fails(storage_posix_from_fd(reading, true, false, &s), -EBADF, "not open for writing");
     assert_fails(storage_posix_from_fd(writing, false, false, &s), -EBADF, "not open for reading");
     assert_fails(storage_posix_from_fd(appending, true, false, &s), -EINVAL, "O_APPEND");
@@ -300,7 +285,7 @@ static void takes_only_fitting_descriptors(void **state)
     assert_int_equal(fcntl(writing, F_GETFD), -1);
     assert_int_equal(fcntl(appending, F_GETFD), -1);
 
-    writing = open(path_of("file"), O_WRONLY);
+    writing = open(in_folder("file"), O_WRONLY);
     assert_succeeds(storage_posix_from_fd(writing, true, false, &s));
     assert_int_equal(fcntl(writing, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     storage_close(s);
@@ -326,13 +311,11 @@ static void closes_exactly_once(void **state)
 static void identity_is_the_files(void **state)
 {
     struct storage *a, *b, *c;
-    char other[SCRATCH_PATH_BYTES + 32];
 
     (void)state;
     a = open_new("a");
-    snprintf(other, sizeof other, "%s", path_of("link"));
-    assert_int_equal(link(path_of("a"), other), 0);
-    assert_succeeds(storage_posix_open(other, 0, &b));
+    assert_int_equal(link(in_folder("a"), in_folder("link")), 0);
+    assert_succeeds(storage_posix_open(in_folder("link"), 0, &b));
     c = open_new("c");
     assert_memory_equal(&a->identity, &b->identity, sizeof a->identity);
     assert_memory_not_equal(&a->identity, &c->identity, sizeof a->identity);
@@ -541,7 +524,7 @@ static void length_and_usage_are_the_files(void **state)
     assert_succeeds(storage_truncate(s, GIB(3) + 1));
     assert_int_equal(length_of(s), GIB(3) + 1);
     assert_succeeds(storage_pwrite(s, buf, sizeof buf, 5000));
-    assert_int_equal(stat(path_of("file"), &st), 0);
+    assert_int_equal(stat(in_folder("file"), &st), 0);
     assert_int_equal(usage_of(s), st.st_blocks * 512);
     assert_true(usage_of(s) >= 10000 && usage_of(s) < MIB(1));
     kernel.interrupts = true;
@@ -701,7 +684,7 @@ static int attach_loop(char path[32])
     device = no < 0 ? -1 : open(path, O_RDWR);
     if (device < 0)
         return -1;
-    file = open(path_of("backing"), O_RDWR | O_CREAT, 0600);
+    file = open(in_folder("backing"), O_RDWR | O_CREAT, 0600);
     assert_int_equal(REAL(ftruncate)(file, (off_t)MIB(4)), 0);
     if (ioctl(device, LOOP_SET_FD, file) < 0) {
         REAL(close)(device);
