@@ -116,12 +116,19 @@ static void must_ask(struct life *l, const struct request *r)
     assert_succeeds(ask(l, r));
 }
 
-static void open_disk(struct life *l, const char *path)
+static int try_to_open(struct life *l, const char *path, uint32_t flags)
 {
     struct vhdx_open_options o = VHDX_OPEN_OPTIONS_INIT;
 
-    o.flags = VHDX_OPEN_WRITE;
-    assert_succeeds(disk_open(path, &o, &l->disk));
+    o.flags = flags;
+    int r = disk_open(path, &o, &l->disk);
+    assert_int_equal(r == 0, l->disk != NULL);
+    return r;
+}
+
+static void open_disk(struct life *l, const char *path)
+{
+    assert_succeeds(try_to_open(l, path, VHDX_OPEN_WRITE));
 }
 
 /* ---- the images ---- */
@@ -140,17 +147,11 @@ static void create(const char *path, const char *parent)
 
 static void begin(struct life *l)
 {
-    memset(l, 0, sizeof *l);
     malloc_sweep_folder(l->folder);
     snprintf(l->template, sizeof l->template, "%s/first.vhdx", l->folder);
     snprintf(l->path, sizeof l->path, "%s/disk.vhdx", l->folder);
     for (uint64_t i = 0; i < NR_UNITS; i++)
         l->may[i] = 1;
-}
-
-static void end(struct life *l)
-{
-    scratch_remove(l->folder);
 }
 
 static void remember(struct life *l)
@@ -230,22 +231,16 @@ static void prepare_written(void *opaque)
 static int act_open(void *opaque)
 {
     struct life *l = opaque;
-    struct vhdx_open_options o = VHDX_OPEN_OPTIONS_INIT;
-    int r = disk_open(l->path, &o, &l->disk);
+    int r = try_to_open(l, l->path, 0);
 
-    assert_int_equal(r == 0, l->disk != NULL);
     return r == 0 ? ask(l, &requests[0]) : r;
 }
 
 static int act_open_for_writing(void *opaque)
 {
     struct life *l = opaque;
-    struct vhdx_open_options o = VHDX_OPEN_OPTIONS_INIT;
 
-    o.flags = VHDX_OPEN_WRITE;
-    int r = disk_open(l->path, &o, &l->disk);
-    assert_int_equal(r == 0, l->disk != NULL);
-    return r;
+    return try_to_open(l, l->path, VHDX_OPEN_WRITE);
 }
 
 /* Whatever happens, the rest is asked for as well. */
@@ -296,15 +291,27 @@ static void judge(void *opaque, int result)
     assert_sound(l->path);
 }
 
-static void sweep(void begin_image(struct life *), void prepare(void *), int act(void *))
+static struct life *life_new(void begin_image(struct life *))
 {
     struct life *l = calloc(1, sizeof *l);
 
     assert_non_null(l);
     begin_image(l);
-    malloc_sweep(&(struct malloc_sweep){.prepare = prepare, .act = act, .judge = judge}, l);
-    end(l);
+    return l;
+}
+
+static void life_free(struct life *l)
+{
+    scratch_remove(l->folder);
     free(l);
+}
+
+static void sweep(void begin_image(struct life *), void prepare(void *), int act(void *))
+{
+    struct life *l = life_new(begin_image);
+
+    malloc_sweep(&(struct malloc_sweep){.prepare = prepare, .act = act, .judge = judge}, l);
+    life_free(l);
 }
 
 static void test_open(void **state)
@@ -340,19 +347,16 @@ static void test_requests_in_dirty_child(void **state)
 /* Without an allocation in it that could fail. */
 static void test_close_needs_no_memory(void **state)
 {
-    struct life *l = calloc(1, sizeof *l);
+    struct life *l = life_new(begin_dirty_child);
 
     (void)state;
-    assert_non_null(l);
-    begin_dirty_child(l);
     prepare_written(l);
     malloc_fault_arm(1, true);
     int r = act_close(l);
     assert_int_equal(malloc_fault_disarm(), 0);
     assert_succeeds(r);
     judge(l, r);
-    end(l);
-    free(l);
+    life_free(l);
 }
 
 /* What could not be taken for want of memory is there for the next who asks, also where part of it had its
