@@ -165,27 +165,36 @@ static inline void drop_block(struct image *img, uint64_t block_no)
     assert_succeeds(block_drop(img, block_no, PAYLOAD_ZERO));
 }
 
-/* An image of nr_mib blocks of one MiB, with nr_idle MiBs that belong to nobody before the first block that is there, number 0.
- */
-static inline struct storage *make_image(struct image_plan *plan, uint64_t nr_mib, uint64_t nr_idle)
+/* How the image that is open was made. */
+static struct image_plan plan;
+
+/* Plan an image of bytes in blocks of one MiB. */
+static inline void make_plan(uint64_t bytes)
 {
-    image_plan_init(plan, MIB(nr_mib), (uint32_t)MIB(1), 512, NULL, 0);
-    struct storage *s = build_memory_image(plan);
-    uint64_t blocks = image_plan_blocks_offset(plan);
-    if (nr_idle > 0)
-        build_block(plan, s, 0, PAYLOAD_FULLY_PRESENT, blocks + MIB(nr_idle));
-    assert_succeeds(storage_truncate(s, blocks + MIB(nr_idle + (nr_idle > 0))));
-    hook.payload_offset = blocks;
-    return s;
+    image_plan_init(&plan, bytes, (uint32_t)MIB(1), 512, NULL, 0);
 }
 
-static inline void close_image(struct image *img, struct storage *s)
+/* Open an image of nr_mib blocks, with nr_idle MiBs that belong to nobody before the first block that is there, number 0. */
+static inline struct image *make_image(uint64_t nr_mib, uint64_t nr_idle)
+{
+    make_plan(MIB(nr_mib));
+    struct storage *s = build_memory_image(&plan);
+    uint64_t blocks = image_plan_blocks_offset(&plan);
+    if (nr_idle > 0)
+        build_block(&plan, s, 0, PAYLOAD_FULLY_PRESENT, blocks + MIB(nr_idle));
+    assert_succeeds(storage_truncate(s, blocks + MIB(nr_idle + (nr_idle > 0))));
+    hook.payload_offset = blocks;
+    return open_hooked(s);
+}
+
+/* And what it lies in. */
+static inline void close_image(struct image *img)
 {
     hook.after_next_data = hook.before_zero = hook.before_flush = hook.before_payload = NULL;
     hook.can_punch = false;
     hook.punched = hook.written = 0;
     assert_succeeds(image_close(img));
-    storage_close(s);
+    storage_close(hook.inner);
 }
 
 /* ---- the disk in it ---- */

@@ -37,7 +37,7 @@ static struct image *open_chain(struct chain *c)
 
 static void close_chain(struct chain *c)
 {
-    close_image(c->layers[0].img, c->file);
+    close_image(c->layers[0].img);
     image_close(c->layers[1].img);
     storage_close(c->parent_file);
 }

@@ -19,13 +19,11 @@ static void commit_twice(struct image *img)
  * holes: what it says must not be overlooked. */
 static void test_page_comes_home_while_holes_are_looked_for(void **state)
 {
-    struct image_plan plan;
     struct run run;
 
     (void)state;
-    image_plan_init(&plan, GIB(64), (uint32_t)MIB(1), 512, NULL, 0);
-    struct storage *s = build_memory_image(&plan);
-    struct image *img = open_hooked(s);
+    make_plan(GIB(64));
+    struct image *img = open_hooked(build_memory_image(&plan));
     uint64_t block_no = 32768 + 5; /* on a table page of its own, far from what is stored of the first ones */
     allocate_block(img, block_no);
     hook.after_next_data = commit_twice;
@@ -33,8 +31,7 @@ static void test_page_comes_home_while_holes_are_looked_for(void **state)
     assert_null(hook.after_next_data);
     assert_int_equal(run.kind, RUN_ZERO);
     assert_true(run.length <= block_no * MIB(1));
-    assert_succeeds(image_close(img));
-    storage_close(s);
+    close_image(img);
 }
 
 static void drop_64_blocks(struct image *img)
@@ -47,11 +44,10 @@ static void drop_64_blocks(struct image *img)
  * anchor must find room on it all the same. */
 static void test_list_of_freed_space_fills_up_meanwhile(void **state)
 {
-    struct image_plan plan;
     uint64_t place;
 
     (void)state;
-    image_plan_init(&plan, GIB(1), (uint32_t)MIB(1), 512, NULL, 0);
+    make_plan(GIB(1));
     struct storage *s = build_memory_image(&plan);
     uint64_t blocks = image_plan_blocks_offset(&plan);
     build_block(&plan, s, 7, PAYLOAD_UNMAPPED, blocks + MIB(1)); /* the MiB before it is idle */
@@ -63,8 +59,7 @@ static void test_list_of_freed_space_fills_up_meanwhile(void **state)
     hook.before_zero = drop_64_blocks;
     assert_succeeds(block_for_write(img, 7, &place)); /* into idle space */
     assert_null(hook.before_zero);
-    assert_succeeds(image_close(img));
-    storage_close(s);
+    close_image(img);
 }
 
 static void fill_the_dirty_set(struct image *img)
@@ -77,15 +72,12 @@ static void fill_the_dirty_set(struct image *img)
 /* While a block's new space is made zero, others change as many pages as a log entry holds. */
 static void test_dirty_set_fills_up_meanwhile(void **state)
 {
-    struct image_plan plan;
-
     (void)state;
-    struct storage *s = make_image(&plan, 64 * 1024, 1);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64 * 1024, 1);
     hook.before_zero = fill_the_dirty_set;
     allocate_block(img, 3);
     assert_null(hook.before_zero);
-    close_image(img, s);
+    close_image(img);
 }
 
 static struct {
@@ -114,18 +106,15 @@ static void let_another_write_block_3(struct image *img)
 /* While a block's new space is made zero, another thread wants the block: it waits, and both have the same one. */
 static void test_two_want_a_block_at_once(void **state)
 {
-    struct image_plan plan;
-
     (void)state;
-    struct storage *s = make_image(&plan, 64, 1);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64, 1);
     hook.before_zero = let_another_write_block_3;
     uint64_t place = allocate_block(img, 3);
     assert_null(hook.before_zero);
     assert_int_equal(pthread_join(other.thread, NULL), 0);
     assert_int_equal(other.r, 0);
     assert_int_equal(other.place, place);
-    close_image(img, s);
+    close_image(img);
 }
 
 /* ---- freed space ---- */
@@ -138,11 +127,8 @@ static void drop_block_1(struct image *img)
 /* A block that is given up when a commit has taken its snapshot is not lost with that commit, so its space stays. */
 static void test_dropped_behind_the_snapshot(void **state)
 {
-    struct image_plan plan;
-
     (void)state;
-    struct storage *s = make_image(&plan, 64, 0);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64, 0);
     hook.can_punch = true;
     allocate_block(img, 1);
     assert_succeeds(writer_commit(img));
@@ -153,7 +139,7 @@ static void test_dropped_behind_the_snapshot(void **state)
     assert_int_equal(hook.punched, 0);
     assert_succeeds(writer_commit(img));
     assert_int_equal(hook.punched, MIB(1));
-    close_image(img, s);
+    close_image(img);
 }
 
 static uint64_t place_of_5;
@@ -166,11 +152,8 @@ static void allocate_block_5(struct image *img)
 /* Punched space is given to nobody before the flush that makes the punch durable has come back. */
 static void test_space_taken_during_the_flush_of_its_punch(void **state)
 {
-    struct image_plan plan;
-
     (void)state;
-    struct storage *s = make_image(&plan, 64, 0);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64, 0);
     hook.can_punch = true;
     uint64_t place = allocate_block(img, 1);
     assert_succeeds(writer_commit(img));
@@ -182,7 +165,7 @@ static void test_space_taken_during_the_flush_of_its_punch(void **state)
     assert_null(hook.before_flush);
     assert_int_not_equal(place_of_5, place);
     assert_int_equal(allocate_block(img, 6), place);
-    close_image(img, s);
+    close_image(img);
 }
 
 static void allocate_block_2(struct image *img)
@@ -193,12 +176,10 @@ static void allocate_block_2(struct image *img)
 /* What changes in a page behind the snapshot is not in the page that is written home: no entry holds it yet (D1). */
 static void test_changed_between_snapshot_and_home(void **state)
 {
-    struct image_plan plan;
     uint64_t raw[3];
 
     (void)state;
-    struct storage *s = make_image(&plan, 4096, 2);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(4096, 2);
     allocate_block(img, 1);
     assert_succeeds(writer_commit(img));
     allocate_block(img, 2048);
@@ -206,10 +187,10 @@ static void test_changed_between_snapshot_and_home(void **state)
     hook.before_flush = allocate_block_2;
     assert_succeeds(writer_commit(img));
     assert_null(hook.before_flush);
-    assert_succeeds(storage_pread(s, raw, sizeof raw, plan.bat_offset));
+    assert_succeeds(storage_pread(hook.inner, raw, sizeof raw, plan.bat_offset));
     assert_int_not_equal(le64_get((uint8_t *)&raw[1]), 0);
     assert_int_equal(le64_get((uint8_t *)&raw[2]), 0);
-    close_image(img, s);
+    close_image(img);
 }
 
 static void grow_the_file(struct image *img)
@@ -223,12 +204,9 @@ static void grow_the_file(struct image *img)
 /* A file that grows while it is flushed is not known to be that long (D11). */
 static void test_file_grows_during_a_flush(void **state)
 {
-    struct image_plan plan;
-
     (void)state;
     for (unsigned n = 0; n < 2; n++) {
-        struct storage *s = make_image(&plan, 1024, 0);
-        struct image *img = open_hooked(s);
+        struct image *img = make_image(1024, 0);
         hook.can_punch = true;
         allocate_block(img, 1);
         if (n == 0)
@@ -239,19 +217,18 @@ static void test_file_grows_during_a_flush(void **state)
         assert_null(hook.before_flush);
         assert_true(img->writer->space.end_mib * MIB(1) > length);
         assert_int_equal(img->writer->durable_length, length);
-        close_image(img, s);
+        close_image(img);
     }
 }
 
 /* Nor does the first entry promise what the file, which ended inside its last block, was just made longer by (W9). */
 static void test_first_entry_promises_what_is_durable(void **state)
 {
-    struct image_plan plan;
     uint8_t raw[LOG_HEADER_BYTES];
     struct log_entry_header e;
 
     (void)state;
-    image_plan_init(&plan, KIB(512), (uint32_t)MIB(1), 512, NULL, 0);
+    make_plan(KIB(512));
     struct storage *s = build_memory_image(&plan);
     uint64_t blocks = image_plan_blocks_offset(&plan);
     build_block(&plan, s, 0, PAYLOAD_FULLY_PRESENT, blocks);
@@ -262,7 +239,7 @@ static void test_first_entry_promises_what_is_durable(void **state)
     assert_true(log_entry_header_decode(raw, &e));
     assert_true(e.flushed_file_offset <= blocks);
     assert_int_equal(e.last_file_offset, blocks + MIB(1));
-    close_image(img, s);
+    close_image(img);
 }
 
 /* ---- requests that are on their way ---- */
@@ -279,10 +256,7 @@ static void give_space_to_block_2(struct image *img)
 /* Who has looked up a place may read there, and write, whatever becomes of its block: it is nobody else's meanwhile (D3). */
 static void space_in_use(bool can_punch, bool write)
 {
-    struct image_plan plan;
-
-    struct storage *s = make_image(&plan, 64, 0);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64, 0);
     make_disk(img);
     hook.can_punch = can_punch;
     write_bytes(1, 0x11);
@@ -300,20 +274,18 @@ static void space_in_use(bool can_punch, bool write)
     write_bytes(3, 0x44);
     bool reused = img->writer->space.fresh_mib == plan.file_length / MIB(1) + 2;
     assert_true(reused); /* the place is not lost */
-    close_image(img, s);
+    close_image(img);
 }
 
 /* Nor may a copy of the disk get what others write meanwhile into the space of a block that is gone. */
 static void test_copying_says_that_it_reads(void **state)
 {
     struct vhdx_copy_options o = VHDX_COPY_OPTIONS_INIT;
-    struct image_plan plan;
     struct storage *to;
     uint8_t byte;
 
     (void)state;
-    struct storage *s = make_image(&plan, 64, 0);
-    struct image *img = open_hooked(s);
+    struct image *img = make_image(64, 0);
     make_disk(img);
     hook.can_punch = true;
     write_bytes(1, 0x11);
@@ -327,7 +299,7 @@ static void test_copying_says_that_it_reads(void **state)
     assert_succeeds(storage_pread(to, &byte, 1, MIB(1)));
     assert_int_not_equal(byte, 0x22);
     storage_close(to);
-    close_image(img, s);
+    close_image(img);
 }
 
 static void test_space_in_use_is_kept(void **state)
@@ -343,12 +315,10 @@ static void test_space_in_use_is_kept(void **state)
 static void test_pages_are_reserved_once(void **state)
 {
     enum { NR_BLOCKS = 1000, PER_COMMIT = 50 };
-    struct image_plan plan;
 
     (void)state;
-    image_plan_init(&plan, GIB(1), (uint32_t)MIB(1), 512, NULL, 0);
-    struct storage *s = build_memory_image(&plan);
-    struct image *img = open_hooked(s);
+    make_plan(GIB(1));
+    struct image *img = open_hooked(build_memory_image(&plan));
     assert_succeeds(writer_begin(img));
     hook.nr_reserved = 0;
     for (uint64_t no = 0; no < NR_BLOCKS; no++) {
@@ -359,22 +329,19 @@ static void test_pages_are_reserved_once(void **state)
     struct geometry g = image_plan_geometry(&plan);
     uint64_t nr_pages = (g.nr_bat_entries * BAT_ENTRY_BYTES - 1) / PAGE_BYTES + 1;
     assert_in_range(hook.nr_reserved, 1, nr_pages);
-    assert_succeeds(image_close(img));
-    storage_close(s);
+    close_image(img);
 }
 
 /* Who allocates is not held up by freed space being punched (C3). */
 static void test_punching_holds_nobody_up(void **state)
 {
     enum { NR_BLOCKS = 8 };
-    struct image_plan plan;
     uint64_t first, again;
 
     (void)state;
-    image_plan_init(&plan, GIB(1), (uint32_t)MIB(1), 512, NULL, 0);
-    struct storage *s = build_memory_image(&plan);
+    make_plan(GIB(1));
     hook.can_punch = true;
-    struct image *img = open_hooked(s);
+    struct image *img = open_hooked(build_memory_image(&plan));
     assert_succeeds(writer_begin(img));
     assert_succeeds(block_for_write(img, 0, &first));
     for (uint64_t no = 1; no < NR_BLOCKS; no++)
@@ -389,20 +356,17 @@ static void test_punching_holds_nobody_up(void **state)
     assert_false(hook.punched_locked);
     assert_succeeds(block_for_write(img, 0, &again));
     assert_int_equal(again, first); /* what was punched is used again */
-    assert_succeeds(image_close(img));
-    hook.can_punch = false;
-    storage_close(s);
+    close_image(img);
 }
 
 /* A header slot, or a part of the log, that is a hole of a full disk: nothing has been changed when that is found out, so the
  * next attempt may succeed (D10). */
 static void test_no_space_for_headers_and_log(void **state)
 {
-    struct image_plan plan;
     uint8_t before[2][HEADER_RAW_BYTES], after[2][HEADER_RAW_BYTES];
 
     (void)state;
-    image_plan_init(&plan, GIB(1), (uint32_t)MIB(1), 512, NULL, 0);
+    make_plan(GIB(1));
     const uint64_t log_offset = plan.header.log_offset;
     const struct { uint64_t full_at; const char *where; } holes[] = {
         {HEADER_OFFSET(0), "header at 0x10000"},
@@ -422,8 +386,7 @@ static void test_no_space_for_headers_and_log(void **state)
         assert_memory_equal(before, after, sizeof before);
         hook.full_at = 0;
         allocate_block(img, 0);
-        assert_succeeds(image_close(img));
-        storage_close(s);
+        close_image(img);
     }
 }
 
@@ -433,11 +396,10 @@ static void test_no_space_for_headers_and_log(void **state)
 static void replay_terabyte_of_zeros(bool can_punch)
 {
     const guid log_guid = {"a log of zeros"};
-    struct image_plan plan;
     uint8_t block[MIB(1)], zeros[16] = {0};
     uint64_t usage;
 
-    image_plan_init(&plan, GIB(1), (uint32_t)MIB(1), 512, NULL, 0);
+    make_plan(GIB(1));
     plan.header.log_guid = log_guid;
     uint64_t blocks = image_plan_blocks_offset(&plan);
     plan.file_length = blocks + MIB(4);
@@ -460,9 +422,7 @@ static void replay_terabyte_of_zeros(bool can_punch)
     assert_memory_equal(block + MIB(1) - sizeof zeros, zeros, sizeof zeros);
     assert_succeeds(storage_usage(s, &usage));
     assert_true(usage < MIB(3));
-    assert_succeeds(image_close(img));
-    hook.can_punch = false;
-    storage_close(s);
+    close_image(img);
 }
 
 static void test_replaying_zeros_is_cheap(void **state)
