@@ -200,6 +200,15 @@ static bool is_free(const struct writer *w, const struct block_claim *c)
     return true;
 }
 
+static bool has_company(const struct writer *w, uint64_t block_no)
+{
+    for (const struct block_claim *other = w->claims; other; other = other->next) {
+        if (other->block_no == block_no)
+            return true;
+    }
+    return false;
+}
+
 static void leave_claim(struct writer *w, struct block_claim *c)
 {
     struct block_claim **p = &w->claims;
@@ -247,6 +256,9 @@ static int enter_claim(struct image *img, struct block_claim *c, const struct ba
         pthread_cond_wait(&w->changed, &w->meta);
         return -EAGAIN;
     }
+    /* Nobody knows who will be the last of several.  So all but the first to come make the rest zeros: the first one is the last only
+     * after the others. */
+    c->zero_rest |= short_block && has_company(w, c->block_no);
     c->place = e->file_offset;
     c->claimed = true;
     c->next = w->claims;
@@ -375,8 +387,7 @@ static void make_visible(struct image *img, const struct block_claim *c, uint64_
     img->writer->data_first = true; /* D2, rule 3: what was written has returned, and is flushed before this is logged */
     if (!all) {
         set_bits(img, bits_of_sectors(g, bitmap, c->block_no, c->first, c->end), true);
-        bool rest_is_zero = visible_sectors(g, c->block_no) == sectors_per_block(g) || c->zero_rest;
-        if (!rest_is_zero || completes(img, c, bitmap, &all) < 0) /* what cannot be told now is no harm: the bits say it */
+        if (completes(img, c, bitmap, &all) < 0) /* what cannot be told now is no harm: the bits say it */
             all = false;
     }
     if (all) /* promotion changes the entry alone (rule 4) */
