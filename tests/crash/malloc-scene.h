@@ -18,6 +18,8 @@ struct scene {
     char target[PATH_BYTES];
     enum vhdx_subformat subformat;
     int fd;
+    uint64_t nr_bytes;
+    enum vhdx_link link;
     vhdx_disk *disk;
     struct vhdx_survey *survey;
     uint8_t *content; /* of the child's disk, DISK_BYTES */
