@@ -203,8 +203,9 @@ int folder_names_match(struct folder_names *kept, int fd, char name[NAME_MAX + 1
     }
     DIR *dir = fdopendir(fd);
     if (!dir) {
+        int code = errno == ENOMEM ? -ENOMEM : -ENOENT;
         close(fd);
-        return -ENOENT;
+        return code;
     }
     struct listing *l = keeps ? list(dir, &folder) : NULL;
     int r;

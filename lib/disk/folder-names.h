@@ -15,7 +15,8 @@ struct folder_names *folder_names_new(void);
 void folder_names_free(struct folder_names *kept);
 
 /* Put into name the only entry of the folder that equals it but for case.  fd: the folder, open for listing; owned.  kept may be
- * NULL: then nothing is.  -ENOENT if there is none, or more than one: then nobody can say which is meant. */
+ * NULL: then nothing is.  -ENOENT if there is none, or more than one: then nobody can say which is meant.  -ENOMEM: nor is
+ * it known whether there is. */
 int folder_names_match(struct folder_names *kept, int fd, char name[NAME_MAX + 1]);
 
 #endif

@@ -94,12 +94,12 @@ static int openat_any_case(struct folder_names *names, int dir, const char *path
         char with_name[PATH_MAX + NAME_MAX + 2];
         snprintf(with_name, sizeof with_name, "%s%s%s", spelled, length > 0 ? "/" : "", name);
         int fd = openat_beneath(dir, with_name, O_PATH);
-        if (fd == -ENOENT && match_case(names, dir, spelled, name) == 0)
-            snprintf(with_name, sizeof with_name, "%s%s%s", spelled, length > 0 ? "/" : "", name);
-        else if (fd < 0)
-            return fd;
+        int r = fd == -ENOENT ? match_case(names, dir, spelled, name) : fd;
         if (fd >= 0)
             close(fd);
+        if (r < 0)
+            return r;
+        snprintf(with_name, sizeof with_name, "%s%s%s", spelled, length > 0 ? "/" : "", name);
         if (strlen(with_name) >= sizeof spelled)
             return -ENAMETOOLONG;
         memcpy(spelled, with_name, strlen(with_name) + 1);

@@ -220,6 +220,8 @@ static int offer(struct lookup *l, int handle, const char *folder, const char *r
     int r = 0;
 
     if (handle < 0) {
+        if (handle == -ENOMEM)
+            return fail_memory("the path of a parent");
         if (handle == -EXDEV)
             l->search->blocked = true;
         else if (handle != -ENOENT && handle != -ENOTDIR)
@@ -265,9 +267,7 @@ static int try_from_child(struct lookup *l, const char *folder, const char *rest
         handle = open_anywhere(folder, rest);
     } else if (handle == -EXDEV) {
         handle = open_within(&l->roots, folder, rest);
-        if (handle == -ENOMEM)
-            return fail_memory("the path of a parent");
-        if (handle < 0)
+        if (handle < 0 && handle != -ENOMEM)
             handle = -EXDEV; /* the same whether or not something is there (8.5 rule 11) */
     }
     return offer(l, handle, folder, rest);

@@ -222,6 +222,28 @@ static void test_diff(void **state)
                  *state);
 }
 
+static int act_open(void *opaque)
+{
+    struct scene *s = opaque;
+    struct vhdx_open_options o = VHDX_OPEN_OPTIONS_INIT;
+    vhdx_disk *disk;
+    int r = disk_open(s->child, &o, &disk);
+
+    return r < 0 ? r : disk_close(disk);
+}
+
+/* A parent that there is no memory to look for is not one that is missing. */
+static void test_open(void **state)
+{
+    struct scene *s = *state;
+    char in_another_case[PATH_BYTES];
+
+    malloc_sweep(&(struct malloc_sweep){.act = act_open}, s);
+    scene_name(in_another_case, s, "Parent.VHDX");
+    assert_int_equal(rename(s->parent, in_another_case), 0);
+    malloc_sweep(&(struct malloc_sweep){.act = act_open}, s);
+}
+
 static int act_survey(void *opaque)
 {
     struct scene *s = opaque;
@@ -346,6 +368,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_streams, scene_begin, scene_end),
         cmocka_unit_test_setup_teardown(test_diff, scene_begin, scene_end),
         cmocka_unit_test_setup_teardown(test_check, scene_begin, scene_end),
+        cmocka_unit_test_setup_teardown(test_open, scene_begin, scene_end),
         cmocka_unit_test_setup_teardown(test_survey, scene_begin, scene_end),
         cmocka_unit_test_setup_teardown(test_survey_below, scene_begin_work, scene_end),
         cmocka_unit_test_setup_teardown(test_dump, scene_begin, scene_end),
