@@ -66,7 +66,7 @@ static bool continues(const struct run *run, const struct run *next)
 static int extend_in_page(struct image *img, uint64_t max_length, struct run *run, uint64_t *block_no, bool *ended)
 {
     const struct geometry *g = &img->geometry;
-    uint64_t index = bat_index_of_block(g, *block_no), no;
+    uint64_t index = bat_index_of_block(g, *block_no);
     uint64_t in_page = bat_entry_offset(img, index) % PAGE_BYTES / BAT_ENTRY_BYTES;
     uint64_t page_end = min_u64(g->nr_bat_entries, index + BAT_ENTRIES_PER_PAGE - in_page);
     uint64_t raw[64];
@@ -80,8 +80,13 @@ static int extend_in_page(struct image *img, uint64_t max_length, struct run *ru
             return r;
         for (uint32_t i = 0; i < n && run->length < max_length; i++) {
             struct bat_entry e;
-            if (bat_index_is_bitmap(g, index + i, &no))
+            if (index + i != bat_index_of_block(g, *block_no))
+                continue; /* a bitmap block's, between two chunks */
+            if (raw[i] == 0 && !run->present) { /* most of a large disk */
+                run->length += g->block_size;
+                ++*block_no;
                 continue;
+            }
             /* An impossible entry ends the run too; the call that begins there reports it. */
             *ended = bat_judge(img, *block_no, raw[i], &e) < 0 || e.state == PAYLOAD_PARTIALLY_PRESENT;
             struct run next = whole_block_run(g, &e, 0);
