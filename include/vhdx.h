@@ -300,7 +300,7 @@ VHDX_API int vhdx_get_info(vhdx_disk *disk, uint32_t depth, struct vhdx_info *in
 VHDX_API const char *vhdx_image_path(const vhdx_disk *disk, uint32_t depth);
 
 /* Count the payload blocks of image depth by their state.  Reads the block allocation table as far as it exists
- * on disk.  Errors as vhdx_pread(), but entries that point somewhere impossible are counted by their state.
+ * on disk and was not read when the image was opened.  Errors as vhdx_pread(), but entries that point somewhere impossible are counted by their state.
  * Since 0.1. */
 VHDX_API int vhdx_count_blocks(vhdx_disk *disk, uint32_t depth, uint64_t counts[VHDX_NR_BLOCK_STATES]);
 

@@ -201,6 +201,7 @@ struct verification {
     struct image *img;
     struct mib_set used;
     uint64_t entries_left;
+    struct bat_tally tally;
     uint64_t chunk_end; /* number behind the last chunk whose bitmap block is known to be there; 0: none yet */
 };
 
@@ -284,6 +285,7 @@ static int verify_entry(struct verification *v, uint64_t bat_index, uint64_t raw
     }
     if (no >= g->nr_blocks)
         return 0; /* padding of the last chunk */
+    v->tally.states[e.state]++;
     int r = judge_payload(v->img, no, raw);
     if (r == 0 && e.state == PAYLOAD_PARTIALLY_PRESENT)
         r = verify_bitmap_of(v, chunk_of_block(g, no));
@@ -293,25 +295,25 @@ static int verify_entry(struct verification *v, uint64_t bat_index, uint64_t raw
 /* Every entry that exists on disk, until the budget ends: then *done stays false. */
 static int verify_entries(struct verification *v, bool *done)
 {
-    uint64_t end = v->img->geometry.nr_bat_entries, known_end = 0;
+    uint64_t end = v->img->geometry.nr_bat_entries, known_end = 0, *at = &v->tally.end;
 
-    for (uint64_t i = 0; i < end;) {
+    while (*at < end) {
         uint64_t raw[64];
-        int r = walk_holes(v->img, &i, end, &known_end);
-        if (r < 0 || i >= end) {
+        int r = walk_holes(v->img, at, end, &known_end);
+        if (r < 0 || *at >= end) {
             *done = r == 0;
             return r;
         }
-        uint32_t n = (uint32_t)min_u64(ARRAY_LENGTH(raw) - i % ARRAY_LENGTH(raw), end - i);
+        uint32_t n = (uint32_t)min_u64(ARRAY_LENGTH(raw) - *at % ARRAY_LENGTH(raw), end - *at);
         if (v->entries_left < n)
             return 0;
         v->entries_left -= n;
-        r = bat_read(v->img, i, n, raw);
+        r = bat_read(v->img, *at, n, raw);
         for (uint32_t k = 0; r == 0 && k < n; k++)
-            r = raw[k] == 0 ? 0 : verify_entry(v, i + k, raw[k]);
+            r = raw[k] == 0 ? 0 : verify_entry(v, *at + k, raw[k]);
         if (r < 0)
             return r;
-        i += n;
+        *at += n;
     }
     *done = true;
     return 0;
@@ -325,6 +327,8 @@ int bat_verify(struct image *img, uint64_t max_entries, bool *done)
     int r = mib_set_init(&v.used, div_round_up(img->file_length, OBJECT_ALIGNMENT) + MAX_BLOCK_BYTES / OBJECT_ALIGNMENT);
     if (r == 0)
         r = verify_entries(&v, done);
+    if (r == 0)
+        img->tally = v.tally;
     mib_set_free(&v.used);
     return r;
 }
@@ -346,32 +350,40 @@ int bat_collect_used(struct image *img, struct mib_set *used)
 
 /* ---- counting ---- */
 
+/* The entries from tally->end to the end of their page, or of the table. */
+static void count_in_page(const struct geometry *g, const uint8_t page[PAGE_BYTES], struct bat_tally *tally)
+{
+    uint64_t no;
+
+    do {
+        uint64_t raw = le64_get(page + tally->end % BAT_ENTRIES_PER_PAGE * BAT_ENTRY_BYTES);
+        if (raw != 0 && !bat_index_is_bitmap(g, tally->end, &no) && no < g->nr_blocks)
+            tally->states[bat_entry_decode(raw).state]++;
+    } while (++tally->end % BAT_ENTRIES_PER_PAGE != 0 && tally->end < g->nr_bat_entries);
+}
+
 int bat_count_states(struct image *img, uint64_t counts[8])
 {
     const struct geometry *g = &img->geometry;
-    uint64_t end = g->nr_bat_entries, known_end = 0, nr_set = 0, no;
+    struct bat_tally t = img->writer ? (struct bat_tally){0} : img->tally;
+    uint64_t known_end = 0, nr_zero = g->nr_blocks;
+    uint8_t page[PAGE_BYTES];
 
-    for (unsigned i = 0; i < 8; i++)
-        counts[i] = 0;
-    for (uint64_t i = 0; i < end;) {
-        uint64_t raw[64];
-        int r = walk_holes(img, &i, end, &known_end);
+    while (t.end < g->nr_bat_entries) {
+        int r = walk_holes(img, &t.end, g->nr_bat_entries, &known_end);
         if (r < 0)
             return r;
-        if (i >= end)
+        if (t.end == g->nr_bat_entries)
             break;
-        uint32_t n = (uint32_t)min_u64(ARRAY_LENGTH(raw) - i % ARRAY_LENGTH(raw), end - i);
-        r = bat_read(img, i, n, raw);
+        r = page_cache_peek(img->pages, page, bat_entry_offset(img, t.end));
         if (r < 0)
-            return r;
-        for (uint32_t k = 0; k < n; k++) {
-            if (raw[k] == 0 || bat_index_is_bitmap(g, i + k, &no) || no >= g->nr_blocks)
-                continue;
-            counts[bat_entry_decode(raw[k]).state]++;
-            nr_set++;
-        }
-        i += n;
+            return fail_in(r, "BAT entry %" PRIu64 " at 0x%" PRIx64, t.end, bat_entry_offset(img, t.end));
+        count_in_page(g, page, &t);
     }
-    counts[PAYLOAD_NOT_PRESENT] += g->nr_blocks - nr_set;
+    for (unsigned i = 0; i < 8; i++) {
+        counts[i] = t.states[i];
+        nr_zero -= counts[i];
+    }
+    counts[PAYLOAD_NOT_PRESENT] += nr_zero;
     return 0;
 }

@@ -36,6 +36,11 @@ struct reserved_range {
  * 30-55 the block number (64 TiB in blocks of 1 MiB), bit 63 set if the slot is in use. */
 enum { LOOKASIDE_SLOTS = 2048 };
 
+/* Payload blocks by state, as far as the BAT entries below end tell. */
+struct bat_tally {
+    uint64_t states[8], end;
+};
+
 struct image {
     struct storage *file; /* owned */
     _Atomic uint64_t file_length; /* bytes, after replay; grows while the image is written */
@@ -57,6 +62,7 @@ struct image {
     uint32_t locator_length;
 
     struct geometry geometry;
+    struct bat_tally tally; /* what bat_verify() came by; writing makes it old */
     struct page_cache *pages;
     _Atomic uint64_t lookaside[LOOKASIDE_SLOTS];
     struct writer *writer; /* NULL: open for reading only */
@@ -133,7 +139,8 @@ int bat_lookup_bitmap(struct image *img, uint64_t chunk_no, struct bat_entry *e)
 int bat_skip_holes(struct image *img, uint64_t bat_index, uint64_t end_index, uint64_t *next);
 
 /* Look for entries that are impossible or overlap (5.9), if the BAT has at most max_entries on disk; *done says whether it
- * had.  VHDX_E_BAT, VHDX_E_BITMAP, VHDX_E_TRUNCATED. */
+ * had.  It counts on its way for bat_count_states(), so nobody else may use img meanwhile.  VHDX_E_BAT, VHDX_E_BITMAP,
+ * VHDX_E_TRUNCATED. */
 int bat_verify(struct image *img, uint64_t max_entries, bool *done);
 
 struct mib_set;

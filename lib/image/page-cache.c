@@ -246,6 +246,20 @@ int page_cache_look(struct page_cache *cache, uint64_t file_offset, page_look_fn
     return 0;
 }
 
+int page_cache_peek(struct page_cache *cache, uint8_t page[PAGE_BYTES], uint64_t file_offset)
+{
+    uint64_t page_no = file_offset / PAGE_BYTES;
+    struct shard *shard = shard_of(cache, page_no);
+
+    pthread_mutex_lock(&shard->lock);
+    struct slot *s = find_slot(shard, page_no);
+    bool here = s && s->state == SLOT_READY;
+    if (here)
+        memcpy(page, s->data, PAGE_BYTES);
+    pthread_mutex_unlock(&shard->lock);
+    return here ? 0 : cache->fetch(cache->opaque, page, PAGE_BYTES, page_no * PAGE_BYTES);
+}
+
 int page_cache_hold(struct page_cache *cache, uint64_t file_offset)
 {
     struct shard *shard;

@@ -24,6 +24,10 @@ void page_cache_set_limit(struct page_cache *cache, size_t max_pages);
 typedef void page_look_fn(void *opaque, const uint8_t page[4096]);
 int page_cache_look(struct page_cache *cache, uint64_t file_offset, page_look_fn *fn, void *opaque);
 
+/* Copy the page at file_offset for somebody who only passes by: one that is not here is fetched, but not kept, which costs less
+ * than half as much, and pushes nothing out.  A page that changes meanwhile may be seen as it was.  Errors are the fetch's. */
+int page_cache_peek(struct page_cache *cache, uint8_t page[4096], uint64_t file_offset);
+
 /* Changing pages.  A page must be held while it is changed, and as long as its home place holds something older: holding keeps it
  * from being given up.  Holds are counted; held pages do not count against the limit. */
 int page_cache_hold(struct page_cache *cache, uint64_t file_offset);

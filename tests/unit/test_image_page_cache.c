@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "base/le.h"
 #include "base/math.h"
 #include "format/layout.h"
 #include "image/page-cache.h"
@@ -161,6 +162,39 @@ static void a_lower_limit_gives_pages_up(void **state)
     page_cache_free(cache);
 }
 
+static void fill_page(void *opaque, uint8_t page[PAGE_BYTES])
+{
+    memset(page, *(const int *)opaque, PAGE_BYTES);
+}
+
+/* Passing by leaves no trace, and sees what was changed here. */
+static void peeking_keeps_nothing(void **state)
+{
+    struct source s;
+    struct page_cache *cache = new_cache(64, &s);
+    uint8_t page[PAGE_BYTES];
+    int changed = 0xab;
+
+    (void)state;
+    misses(cache, &s, 64);
+    for (uint64_t i = 64; i < 1000; i++) {
+        assert_succeeds(page_cache_peek(cache, page, i * PAGE_BYTES + 8));
+        assert_int_equal(le64_get(page + PAGE_BYTES - 8), i);
+    }
+    assert_int_equal(s.nr_fetches, 1000);
+    assert_int_equal(misses(cache, &s, 64), 0);
+    assert_succeeds(page_cache_hold(cache, 7 * PAGE_BYTES));
+    page_cache_edit(cache, 7 * PAGE_BYTES, fill_page, &changed);
+    assert_succeeds(page_cache_peek(cache, page, 7 * PAGE_BYTES));
+    assert_int_equal(page[0], changed);
+    assert_int_equal(page[PAGE_BYTES - 1], changed);
+    page_cache_release(cache, 7 * PAGE_BYTES);
+    s.fail_page_no = 100;
+    s.error = -EIO;
+    assert_fails(page_cache_peek(cache, page, 100 * PAGE_BYTES), -EIO, "page 100");
+    page_cache_free(cache);
+}
+
 static void errors_are_not_cached(void **state)
 {
     struct source s;
@@ -212,6 +246,7 @@ int main(void)
         cmocka_unit_test(what_is_used_outlives_what_is_not),
         cmocka_unit_test(a_limit_of_nothing_still_works),
         cmocka_unit_test(a_lower_limit_gives_pages_up),
+        cmocka_unit_test(peeking_keeps_nothing),
         cmocka_unit_test(errors_are_not_cached),
         cmocka_unit_test(errors_do_not_upset_eviction),
     };
