@@ -45,18 +45,23 @@ static int replay_zeros(struct image *img, uint64_t start, uint64_t end)
     return write_zeros(img->file, start, end);
 }
 
-static int replay_range(struct image *img, const struct overlay_range *range)
+/* What an older entry logged may lie behind the end that the newest one tells, if the file was cut meanwhile: then it is in no
+ * structure, and readers do not see it either (4.8). */
+static int replay_page(struct image *img, uint64_t start)
 {
     uint8_t page[PAGE_BYTES];
-    int r;
+    size_t bytes = min_u64(sizeof page, img->overlay->file_length - min_u64(start, img->overlay->file_length));
 
-    if (range->data_sector == 0) {
-        r = replay_zeros(img, range->start, range->end);
-    } else { /* a page */
-        r = overlay_pread(img->overlay, img->file, page, sizeof page, range->start);
-        if (r == 0)
-            r = storage_pwrite(img->file, page, sizeof page, range->start);
-    }
+    if (bytes == 0)
+        return 0;
+    int r = overlay_pread(img->overlay, img->file, page, bytes, start);
+    return r < 0 ? r : storage_pwrite(img->file, page, bytes, start);
+}
+
+static int replay_range(struct image *img, const struct overlay_range *range)
+{
+    int r = range->data_sector == 0 ? replay_zeros(img, range->start, range->end) : replay_page(img, range->start);
+
     return r < 0 ? fail_in(r, "replaying the log at 0x%" PRIx64, range->start) : 0;
 }
 

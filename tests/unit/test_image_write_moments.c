@@ -432,6 +432,38 @@ static void test_replaying_zeros_is_cheap(void **state)
     replay_terabyte_of_zeros(false);
 }
 
+/* Since an entry was logged the file became shorter, and pages of it lay in what is gone (a bitmap block, say), one of them in
+ * part.  They are nobody's, and do not stand in the way of the others. */
+static void test_replaying_what_the_file_has_lost(void **state)
+{
+    const guid log_guid = {"a longer file"};
+    static const uint8_t page[PAGE_BYTES] = {0x11};
+    uint8_t got[PAGE_BYTES];
+    uint64_t length;
+
+    (void)state;
+    make_plan(MIB(64));
+    plan.header.log_guid = log_guid;
+    uint64_t blocks = image_plan_blocks_offset(&plan);
+    plan.file_length = blocks + MIB(4) + 512;
+    struct storage *s = build_memory_image(&plan);
+    build_block(&plan, s, 0, PAYLOAD_FULLY_PRESENT, blocks);
+    const struct build_change lost[] = {{.file_offset = blocks + MIB(6), .page = page}, {.file_offset = blocks + MIB(4), .page = page}};
+    const struct build_change kept = {.file_offset = blocks, .page = page};
+    uint32_t next = build_log_entry(s, &plan.header, &(struct build_entry){.sequence_no = 5, .log_guid = log_guid, .last = blocks + MIB(8),
+                                                                           .changes = lost, .nr_changes = 2});
+    build_log_entry(s, &plan.header, &(struct build_entry){.log_offset = next, .sequence_no = 6, .log_guid = log_guid,
+                                                           .last = plan.file_length, .changes = &kept, .nr_changes = 1});
+    struct image *img = open_hooked(s);
+    assert_true(img->replayed);
+    assert_int_equal(img->file_length, plan.file_length);
+    assert_succeeds(storage_length(s, &length));
+    assert_int_equal(length, plan.file_length);
+    assert_succeeds(storage_pread(s, got, sizeof got, blocks));
+    assert_memory_equal(got, page, sizeof got);
+    close_image(img);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -450,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_punching_holds_nobody_up),
         cmocka_unit_test(test_no_space_for_headers_and_log),
         cmocka_unit_test(test_replaying_zeros_is_cheap),
+        cmocka_unit_test(test_replaying_what_the_file_has_lost),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
