@@ -73,10 +73,12 @@ def _tear(fd, step, random):
         start = end
 
 
-def cut(image, steps, random):
-    """Make of image, a copy from before the first step, what could be found after a cut behind the last one."""
+def cut(image, steps, random, fate_of_all="any"):
+    """Make of image, a copy from before the first step, what could be found after a cut behind the last one.  fate_of_all: of the
+    steps that are not durable: "keep", "drop", "tear", each its own (None), or any of these."""
     durable = nr_durable(steps)
-    fate_of_all = random.choice(("keep", "drop", "tear", None, None, None))
+    if fate_of_all == "any":
+        fate_of_all = random.choice(("keep", "drop", "tear", None, None, None))
     fd = os.open(image, os.O_RDWR)
     try:
         for step in steps[:durable]:
