@@ -10,11 +10,11 @@ import socket
 import stat
 import subprocess
 import tempfile
-import time
 
 import pytest
 
 from conftest import find_tool, run_program
+from waiting import SECONDS, is_gone, wait_until
 
 MiB = 1 << 20
 NOBODY = 65534
@@ -44,29 +44,6 @@ def loops_on(folder):
 def server_pid(folder):
     """The process that serves the mount at folder."""
     return int(re.match(r"pid (\d+)", pathlib.Path(folder, ".vhdx-mount").read_text(encoding="utf-8")).group(1))
-
-
-def wait_until(condition, what, seconds=30):
-    """Wait for what other processes bring about; the limit is there to end a test that has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"after {seconds} s still not: {what}", pytrace=False)
-        time.sleep(0.01)
-
-
-def is_gone(pid):
-    """The process has ended, as far as files and locks go: its parent may not have looked yet."""
-    try:
-        return re.search(r"^State:\s+Z", pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return True
-
-
-def pending_signals(pid):
-    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
-        mask = next(int(line.split()[1], 16) for line in status if line.startswith("ShdPnd:"))
-    return {number for number in range(1, 65) if mask >> number - 1 & 1}
 
 
 def insist(pid):
@@ -165,7 +142,7 @@ def foreground(vhdx_path, folder, *arguments):
     """vhdx mount --foreground, ready; yields the process, with stderr to be read."""
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(f"{place}/notify")
-        notified.settimeout(60)
+        notified.settimeout(SECONDS)
         process = subprocess.Popen([vhdx_path, "mount", "--foreground", *arguments, folder], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    env={**os.environ, "NOTIFY_SOCKET": f"{place}/notify"})

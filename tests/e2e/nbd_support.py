@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 """What the tests of the NBD door share: nbdkit with the plugin that was built, "vhdx serve", and clients by libnbd."""
+import contextlib
 import os
 import pathlib
+import random
 import signal
 import subprocess
-import time
 
 import pytest
 
 from conftest import BUILD_ROOT, find_tool, run_program
+from waiting import SECONDS, wait_until
 
 PLUGIN = BUILD_ROOT / "plugins" / "nbdkit" / "nbdkit-vhdx-plugin.so"
-SECONDS = 60  # nothing here takes as long unless it hangs
 
 
 @pytest.fixture(scope="session")
@@ -35,20 +36,13 @@ def percent(path):
     return str(path).replace("%", "%25").replace(" ", "%20").replace("?", "%3F")
 
 
-def wait_until(condition, what):
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited in vain: {what}")
-        time.sleep(0.01)
-
-
 def children(pid):
-    try:
-        tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                found += map(int, (task / "children").read_text().split())
+    return found
 
 
 class Serve:
@@ -92,6 +86,18 @@ class Serve:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.communicate()
+
+
+def on_a_port(argv_on):
+    """argv_on(port) -> a command line.  The port that it serves on, and the running Serve: none of those that the kernel gives to
+    anybody who does not say which, and again if somebody has it nevertheless."""
+    for port in random.sample(range(20000, 32768), 20):
+        try:
+            return port, Serve(argv_on(port))
+        except pytest.fail.Exception as failure:
+            if "in use" not in str(failure):
+                raise
+    return pytest.fail("others have all the ports", pytrace=False)
 
 
 @pytest.fixture

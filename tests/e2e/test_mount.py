@@ -16,10 +16,10 @@ import time
 import pytest
 
 from conftest import run_program
-from mount_support import (MiB, as_user, foreground, insist, is_gone, mounter, mounts_below,  # noqa: F401 (fixtures)
-                           pending_signals, server_pid, wait_until)
+from mount_support import MiB, as_user, foreground, insist, mounter, mounts_below, server_pid  # noqa: F401 (fixtures)
 from reading import file_sha256
 from vhdxbuild import Image, Pattern, make_dirty, windows
+from waiting import SECONDS, is_gone, pending_signals, wait_until
 
 TiB = 1 << 40
 
@@ -303,25 +303,38 @@ def test_a_close_that_fails_is_told_to_umount(mounter, vhdx, image, tool, tmp_pa
 def test_a_flush_that_found_no_space_is_tried_again(mounter, vhdx, image, tool, tmp_path):
     """What was written becomes durable when there is space, although nobody writes or flushes any more."""
     strace, data = tool("strace"), os.urandom(4096)
-    with mounter.mounted(image) as folder, opened(folder / "disk", os.O_RDWR) as fd:
-        os.pwrite(fd, b"x" * MiB, 0)
-        os.fsync(fd)
-        os.pwrite(fd, data, 5 * MiB)  # its block's entry is not in the log yet
+
+    def write_and_fail_to_flush(fd, pid, offset):
+        os.pwrite(fd, data, offset)  # its block's entry is not in the log yet
         tracer = subprocess.Popen([strace, "-f", "-o", tmp_path / "trace", "-e", "inject=pwrite64,pwritev:error=ENOSPC", "-p",
-                                   str(server_pid(folder))], stderr=subprocess.PIPE, text=True)
+                                   str(pid)], stderr=subprocess.PIPE, text=True)
         line = tracer.stderr.readline()
         if "attached" not in line:
             tracer.wait()
             pytest.skip(f"strace cannot attach: {line.strip()}")
-        expect_errno(errno.ENOSPC, os.fsync, fd)
-        tracer.terminate()
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            return tracer
+        tracer.terminate()  # attaching took so long that the server has flushed by itself
         tracer.wait()
+        return None
+
+    with mounter.mounted(image) as folder, opened(folder / "disk", os.O_RDWR) as fd:
+        pid = server_pid(folder)
+        os.pwrite(fd, b"x" * MiB, 0)
+        os.fsync(fd)
+        tracer, offset = next((tracer, offset) for offset in range(5 * MiB, 24 * MiB, MiB)
+                              if (tracer := write_and_fail_to_flush(fd, pid, offset)))
 
         def is_durable():
             shutil.copyfile(image, tmp_path / "copy.vhdx")
-            return content_of(vhdx, tmp_path / "copy.vhdx", tmp_path)[5 * MiB:5 * MiB + 4096] == data
+            return content_of(vhdx, tmp_path / "copy.vhdx", tmp_path)[offset:offset + 4096] == data
 
         assert not is_durable()
+        tracer.terminate()
+        tracer.wait()
         wait_until(is_durable, "the write is flushed")
     expect_clean(vhdx, image)
 
@@ -584,7 +597,7 @@ def test_a_server_that_dies_before_it_has_mounted(mounter, vhdx_path, vhdx, imag
     vhdx("create", "--block-size=1M", other, "8M", rc=0)
     pid = server_pid(folder)
     done = subprocess.run([tool("strace"), "-f", "-o", "/dev/null", "-e", "inject=mount:error=EPERM:signal=KILL", "-E",
-                           "ASAN_OPTIONS=detect_leaks=0", vhdx_path, "mount", other, folder], capture_output=True, text=True, timeout=60,
+                           "ASAN_OPTIONS=detect_leaks=0", vhdx_path, "mount", other, folder], capture_output=True, text=True, timeout=SECONDS,
                           check=False)
     if "ended by signal 9" not in done.stderr:
         pytest.skip(f"strace cannot kill the server when it mounts: {done.stderr.strip()}")
@@ -610,10 +623,10 @@ def test_the_server_holds_nothing_of_its_caller(mounter, vhdx_path, image, tmp_p
     here = tmp_path / "here"
     here.mkdir()
     reader, writer = os.pipe()
-    done = subprocess.run([vhdx_path, "mount", image, folder], pass_fds=[writer], cwd=here, capture_output=True, timeout=60, check=False)
+    done = subprocess.run([vhdx_path, "mount", image, folder], pass_fds=[writer], cwd=here, capture_output=True, timeout=SECONDS, check=False)
     os.close(writer)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    ready, _, _ = select.select([reader], [], [], 60)  # at once, unless the server has the other end
+    ready, _, _ = select.select([reader], [], [], SECONDS)  # at once, unless the server has the other end
     assert ready and os.read(reader, 1) == b""
     os.close(reader)
     pid = server_pid(folder)

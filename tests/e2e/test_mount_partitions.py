@@ -10,6 +10,7 @@ import pytest
 
 from conftest import find_tool
 from mount_support import MiB, mounter, mounts_below  # noqa: F401 (fixture)
+from waiting import wait_until
 
 EBR_TYPE, LINUX_TYPE = 0x05, 0x83
 
@@ -102,8 +103,7 @@ def test_partitions_of_disks_with_4096_byte_sectors(mounter, vhdx, need_loop, to
         subprocess.run([sfdisk, "--quiet", "--no-reread", loop], input=SFDISK[label], text=True, check=True)
         table = sfdisk_table(loop)
         subprocess.run([losetup, "--detach", loop], check=True)
-        while vhdx("umount", folder).rc:  # the device goes when its last opener does
-            pass
+        wait_until(lambda: vhdx("umount", folder).rc == 0, "the device is gone, as when its last opener is")
         folder = mounter.mount(image, folder=folder)
         assert shown(folder) == {name: size * 4096 for name, (start, size) in table.items()}
         with open(folder / "p2", "r+b", buffering=0) as part, open(folder / "disk", "rb", buffering=0) as disk:

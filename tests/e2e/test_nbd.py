@@ -8,9 +8,10 @@ import pytest
 
 from cli_support import chain
 from conftest import find_tool, run_program
-from nbd_support import block_status, client, map_of, nbdinfo, nbdkit, nbd, plugin, raw_content, serve, wait_until
+from nbd_support import block_status, client, map_of, nbdinfo, nbdkit, nbd, plugin, raw_content, serve
 from reading import file_sha256
 from vhdxbuild import ZERO, Fill, Image, MiB, Pattern, windows
+from waiting import wait_until
 from writing import KiB, expect_no_errors, on_disk
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """NBD servers as source, as target, and as the place of an image: what is transferred, and what happens when they fail."""
+import contextlib
 import os
 import pathlib
 import random
@@ -7,13 +8,13 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 
 import pytest
 
 from cli_support import chain, dynamic, raw_copy
 from nbdserver import nbdkit, qemu_nbd
 from vhdxbuild import MiB, TiB
+from waiting import SECONDS, wait_until
 
 KiB = 1024
 SIZE = 64 * MiB
@@ -96,7 +97,7 @@ def test_a_server_for_one_client_is_asked_once(vhdx, sparse_raw, tmp_path):
     """qemu-nbd without --persistent ends with its first client."""
     with qemu_nbd("-f", "raw", "-r", sparse_raw) as server:
         vhdx("convert", "-O", "vhdx", server.uri, tmp_path / "out.vhdx", rc=0)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(SECONDS) == 0
     vhdx("compare", "-F", "raw", tmp_path / "out.vhdx", sparse_raw, rc=0)
 
 
@@ -210,7 +211,7 @@ def test_neighbours_in_one_minimal_block_keep_their_bytes(vhdx_path, tmp_path):
     target.write_bytes(bytes(len(content)))
     with nbdkit("file", target, "blocksize-minimum=65536", "blocksize-preferred=65536",
                 "blocksize-error-policy=error", filters=["blocksize-policy"]) as server:
-        subprocess.run([vhdx_path, "convert", "-q", "-f", "raw", "-m", "8", "-S", "512", source, server.uri], check=True, timeout=120)
+        subprocess.run([vhdx_path, "convert", "-q", "-f", "raw", "-m", "8", "-S", "512", source, server.uri], check=True, timeout=SECONDS)
     assert target.read_bytes() == content
 
 
@@ -300,22 +301,30 @@ def start_slowly(vhdx_path, tmp_path, *arguments):
 
 
 def wait_for_requests(server, kind):
-    for _ in range(3000):
-        if server.requests(kind):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"no {kind} after 30 s")
+    wait_until(lambda: server.requests(kind), f"a request: {kind}")
+
+
+@contextlib.contextmanager
+def slow_server(direction):
+    """A server that 4 GiB are copied from or to, a quarter MiB in 20 ms: for longer than any process here stands still.
+    With what convert is to be given, but for a target that is a file, and the kind of request to wait for."""
+    with contextlib.ExitStack() as stack:
+        plugin = "pattern" if direction == "from" else "null"
+        slow = stack.enter_context(nbdkit(plugin, "4G", "delay-read=20ms", "delay-write=20ms", filters=["delay"]))
+        if direction == "from":
+            yield slow, [slow.uri], "Read"
+        else:
+            yield slow, [stack.enter_context(nbdkit("pattern", "4G")).uri, slow.uri], "Write"
 
 
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_the_server_goes_away(vhdx_path, sparse_raw, noise, direction, tmp_path):
-    disk, kind = (sparse_raw, "Read") if direction == "from" else (noise, "Write")
-    with nbdkit("file", disk, "delay-read=300ms", "delay-write=300ms", filters=["delay"]) as server:
-        names = [server.uri, "out.raw"] if direction == "from" else [sparse_raw, server.uri]
+def test_the_server_goes_away(vhdx_path, direction, tmp_path):
+    with slow_server(direction) as (server, names, kind):
+        names += ["out.raw"] if direction == "from" else []
         with start_slowly(vhdx_path, tmp_path, "convert", "-f", "raw", "-m", "4", *names) as process:
             wait_for_requests(server, kind)
             server.process.kill()
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and err.count("\n") == 1
     assert err.startswith(f"vhdx convert: {server.uri}: ") and "connection to the NBD server is lost" in err
     assert not (tmp_path / "out.raw").exists()
@@ -349,14 +358,13 @@ def test_no_server_and_no_export(vhdx, sparse_raw, tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_sigint(vhdx_path, sparse_raw, noise, direction, tmp_path):
-    disk, kind = (sparse_raw, "Read") if direction == "from" else (noise, "Write")
-    with nbdkit("file", disk, "delay-read=300ms", "delay-write=300ms", filters=["delay"]) as server:
-        names = ["-O", "vhdx", server.uri, "out.vhdx"] if direction == "from" else [sparse_raw, server.uri]
+def test_sigint(vhdx_path, direction, tmp_path):
+    with slow_server(direction) as (server, names, kind):
+        names += ["out.vhdx", "-O", "vhdx"] if direction == "from" else []
         with start_slowly(vhdx_path, tmp_path, "convert", "-f", "raw", "-m", "1", *names) as process:
             wait_for_requests(server, kind)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 130 and "stopped by a signal" in err
     assert not (tmp_path / "out.vhdx").exists()
 
@@ -372,7 +380,7 @@ def test_a_signal_ends_waiting_for_a_server_that_does_not_answer(vhdx_path, spar
             for process in commands:
                 process.send_signal(signal.SIGTERM)
             for process in commands:
-                _, err = process.communicate(timeout=60)
+                _, err = process.communicate(timeout=SECONDS)
                 assert process.returncode == 143 and err.count("\n") == 1 and "did not answer" in err
         finally:
             for process in commands:
@@ -393,7 +401,7 @@ def test_a_signal_ends_connecting(vhdx_path, sparse_raw, command, tmp_path):
             connection, _ = listener.accept()
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(30)
+                process.wait(SECONDS)
             finally:
                 connection.close()
     assert process.returncode == 130
@@ -402,23 +410,22 @@ def test_a_signal_ends_connecting(vhdx_path, sparse_raw, command, tmp_path):
 def test_tcp_notices_that_a_server_is_gone(vhdx_path, tool, tmp_path):
     """Keepalive is on while an answer is waited for."""
     ss = tool("ss")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen([tool("nbdkit"), "-f", "-i", "127.0.0.1", "-p", str(port), "-P", tmp_path / "ready", "--filter=delay",
-                           "pattern", "1M", "delay-read=1000"]) as server:
-        while not (tmp_path / "ready").exists():
-            assert server.poll() is None
-            time.sleep(0.01)
-        with start_slowly(vhdx_path, tmp_path, "convert", "-f", "raw", f"nbd://127.0.0.1:{port}", "out.raw") as process:
-            for _ in range(500):
-                timers = subprocess.run([ss, "-Htno", f"dst 127.0.0.1:{port}"], capture_output=True, text=True, check=True).stdout
-                if "keepalive" in timers: # and not what was sent a moment ago
-                    break
-                time.sleep(0.01)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # for nbdkit, to which it goes as from systemd: nobody else gets the port
+        port = listener.getsockname()[1]
+        activate = f'exec 3<&{listener.fileno()} && LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"'
+        server = subprocess.Popen(["bash", "-c", activate, tool("nbdkit"), "-f", "--filter=delay", "pattern", "1M", "delay-read=1000"],
+                                  pass_fds=[listener.fileno()])
+
+    def has_timer():  # not that of what was sent a moment ago
+        assert server.poll() is None and process.poll() is None
+        timers = subprocess.run([ss, "-Htno", f"dst 127.0.0.1:{port}"], capture_output=True, text=True, check=True).stdout
+        return "timer:(keepalive" in timers
+    with server, start_slowly(vhdx_path, tmp_path, "convert", "-f", "raw", f"nbd://127.0.0.1:{port}", "out.raw") as process:
+        try:
+            wait_until(has_timer, "the kernel asks whether the server is there")
+        finally:
             process.kill()
-        server.kill()
-    assert "timer:(keepalive" in timers
+            server.kill()
 
 
 def test_keys_in_a_uri(vhdx, sparse_raw, tmp_path):

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from conftest import find_tool, run_program
-from nbd_support import block_status, client, map_of, nbd, plugin, raw_content, serve, wait_until
+from nbd_support import block_status, client, map_of, nbd, plugin, raw_content, serve
 from vhdxbuild import Image, MiB
+from waiting import wait_until
 from writing import KiB, expect_no_errors, on_disk
 
 SIZE = 64 * MiB

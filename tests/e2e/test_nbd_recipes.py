@@ -9,8 +9,9 @@ import xml.etree.ElementTree
 import pytest
 
 from conftest import find_tool, run_program
-from nbd_support import SECONDS, client, nbd, plugin, raw_content, serve, wait_until
+from nbd_support import client, nbd, plugin, raw_content, serve
 from vhdxbuild import Image, MiB, Pattern
+from waiting import SECONDS, is_listening, wait_until
 from writing import expect_no_errors
 
 
@@ -53,7 +54,7 @@ def test_the_ssh_recipe(vhdx_path, vhdx, plugin, source_root, page, image, tool,
     path = tmp_path / "disk.sock"
     words = {"shell": True, "cwd": tmp_path, "env": {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}}
     with subprocess.Popen("exec " + relaying.replace("/tmp/disk.sock", str(path)), **words) as relay:
-        wait_until(path.exists, "socat's socket")
+        wait_until(lambda: is_listening(path), "socat listens")
         subprocess.run(copying.replace("/tmp/disk.sock", str(path)), **words, timeout=SECONDS, check=True)
         assert relay.wait(SECONDS) == 0
     assert (tmp_path / "disk.raw").read_bytes() == raw_content(vhdx, image, tmp_path)

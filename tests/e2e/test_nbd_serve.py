@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """vhdx serve: how clients reach it, how it ends, and what it says about that."""
+import contextlib
 import os
 import pathlib
 import re
 import resource
+import select
 import signal
 import socket
 import stat
@@ -13,9 +15,10 @@ import sys
 import pytest
 
 from conftest import find_tool, run_program
-from nbd_support import SECONDS, Serve, children, client, nbd, percent, plugin, raw_content, serve, wait_until
+from nbd_support import Serve, children, client, nbd, on_a_port, plugin, raw_content, serve
 from reading import file_sha256
 from vhdxbuild import Image, MiB, Pattern
+from waiting import SECONDS, is_gone, wait_until
 from writing import expect_no_errors
 
 CLEAN = re.compile(r"vhdx serve: [^\n]*: closed cleanly after \d+ connections?(, [^\n]*)?\n")
@@ -91,7 +94,8 @@ def test_tcp(vhdx_path, vhdx, plugin, nbd, image):
         result = vhdx("serve", "-r", "-U", "--port", port, image, rc=1)
         assert f"port {port}" in result.err and "in use" in result.err
         assert server.end()[0] == 0
-    with Serve([vhdx_path, "serve", "--port", port, "--bind", "127.0.0.1", image]) as server:
+    port, server = on_a_port(lambda port: [vhdx_path, "serve", "--port", port, "--bind", "127.0.0.1", image])
+    with server:
         assert server.uri == f"nbd://127.0.0.1:{port}"
         assert client(nbd, server.uri).get_size() == 16 * MiB
     with Serve([vhdx_path, "serve", "--port", "0", "--bind", "*", image]) as server:
@@ -102,12 +106,14 @@ def test_a_name_that_has_its_address_twice(vhdx_path, plugin, nbd, need_unshare,
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost twice\n127.0.0.1 twice\n127.0.0.2 twice\n")
     script = f'mount --bind {hosts} /etc/hosts && exec "$0" serve --bind twice --port "$1" "$2"'
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for wanted in (port, 0):
-        with Serve([tool("unshare"), "--mount", "sh", "-c", script, vhdx_path, wanted, image]) as server:
+
+    def serve_on(port):
+        return [tool("unshare"), "--mount", "sh", "-c", script, vhdx_path, port, image]
+    for start in (lambda: on_a_port(serve_on), lambda: (None, Serve(serve_on(0)))):
+        wanted, server = start()
+        with server:
             given = int(re.fullmatch(r"nbd://twice:(\d+)", server.uri).group(1))
-            assert given == wanted or wanted == 0
+            assert wanted in (given, None)
             for address in ("127.0.0.1", "127.0.0.2"):
                 assert client(nbd, f"nbd://{address}:{given}").get_size() == 16 * MiB
             assert server.end()[0] == 0
@@ -304,7 +310,7 @@ def test_run_signals_what_the_shell_waits_for(vhdx_path, plugin, image, tool, tm
     program.write_text(f"""#!/bin/sh
 trap 'sleep 0.3; {tool("nbdinfo")} --size "$uri" >size; exit 0' TERM
 echo ready
-for i in $(seq 500); do sleep 0.02; done
+for i in $(seq 50000); do sleep 0.02; done
 """)
     program.chmod(0o755)
     with subprocess.Popen([vhdx_path, "serve", image, "--run", f"{program}; echo never"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -385,6 +391,7 @@ def test_a_client_that_takes_no_answers_does_not_hold_it_up(serve, vhdx, nbd, im
     handle = client(nbd, server.uri)
     for _ in range(4):
         handle.aio_pread(nbd.Buffer(8 * MiB), 0)  # and nobody reads from the socket
+    assert select.select([handle.aio_get_fd()], [], [], SECONDS)[0], "an answer has begun"
     status, err = server.end()
     assert status == 0 and CLEAN.fullmatch(err) and "; 1 client did not take all answers" in err, err
     expect_closed(vhdx, image)
@@ -409,8 +416,7 @@ def test_vhdx_is_killed(serve, vhdx, nbd, image):
     nbdkit = server.nbdkit
     server.process.kill()
     server.process.wait(SECONDS)
-    wait_until(lambda: not os.path.exists(f"/proc/{nbdkit}") or "Z" in pathlib.Path(f"/proc/{nbdkit}/stat").read_text().split()[2],
-               "nbdkit's end")
+    wait_until(lambda: is_gone(nbdkit), "nbdkit's end")
     expect_closed(vhdx, image)
     vhdx("io", "-r", image, "-c", "read -P 7 3M 4k", rc=0)
     assert not os.path.exists(server.uri.split("=")[1])
@@ -421,8 +427,7 @@ def test_vhdx_is_killed_and_the_command_ends_too(vhdx_path, plugin, image, tmp_p
                           stderr=subprocess.DEVNULL) as process:
         command = int(process.stdout.readline())
         process.kill()
-    wait_until(lambda: not os.path.exists(f"/proc/{command}") or "Z" in pathlib.Path(f"/proc/{command}/stat").read_text().split()[2],
-               "the command's end")
+    wait_until(lambda: is_gone(command), "the command's end")
 
 
 @pytest.mark.parametrize("how", ["stopped", "vhdx is killed"])
@@ -439,8 +444,7 @@ def test_a_socket_that_took_the_place_of_ours_stays(serve, nbd, image, tmp_path,
         else:
             server.process.kill()
             server.process.wait(SECONDS)
-            wait_until(lambda: not os.path.exists(f"/proc/{nbdkit}") or "Z" in pathlib.Path(f"/proc/{nbdkit}/stat").read_text().split()[2],
-                       "nbdkit's end")
+            wait_until(lambda: is_gone(nbdkit), "nbdkit's end")
         assert path.is_socket()
 
 
@@ -454,7 +458,9 @@ def test_what_the_caller_has_open_is_none_of_the_servers_business(serve, nbd, im
             assert handle.pread(512, 2 * MiB) == Pattern(1).read(2 * MiB, 512)
             folder = pathlib.Path(f"/proc/{server.nbdkit}/fd")
             strangers = {f"socket:[{os.fstat(s.fileno()).st_ino}]" for s in (listener, ours)}
-            assert not strangers & {os.readlink(entry) for entry in folder.iterdir()}
+            for entry in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it has just been closed
+                    assert os.readlink(entry) not in strangers
             assert server.end()[0] == 0
             theirs.sendall(b"x")
             assert ours.recv(1) == b"x"

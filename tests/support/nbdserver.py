@@ -5,11 +5,11 @@ import pathlib
 import re
 import subprocess
 import tempfile
-import time
 
 import pytest
 
 from conftest import find_tool
+from waiting import is_listening, wait_until
 
 
 class Server:
@@ -33,21 +33,19 @@ class Server:
         return sum(count for _, count in self.requests(kind))
 
 
-def _wait_until_listening(process, path):
-    for _ in range(3000):
+def _wait_until_listening(process, is_ready):
+    def ready():
         if process.poll() is not None:
             pytest.fail(f"the NBD server ended with status {process.returncode}")
-        if path.exists():
-            return
-        time.sleep(0.01)
-    pytest.fail("the NBD server does not listen after 30 s")
+        return is_ready()
+    wait_until(ready, "the NBD server listens")
 
 
 @contextlib.contextmanager
-def _running(argv, ready):
+def _running(argv, is_ready):
     with subprocess.Popen([str(word) for word in argv]) as process:
         try:
-            _wait_until_listening(process, ready)
+            _wait_until_listening(process, is_ready)
             yield process
         finally:
             process.kill()
@@ -64,7 +62,7 @@ def nbdkit(*words, options=(), filters=(), log=True):
         parameters = [f"logfile={folder}/log"] if log else []
         argv = [path, "-f", "-U", folder / "socket", "-P", folder / "ready", *options, *logging,
                 *(f"--filter={name}" for name in filters), *words, *parameters]
-        with _running(argv, folder / "ready") as process:
+        with _running(argv, (folder / "ready").exists) as process:  # written when it listens
             yield Server(process, folder / "socket", folder / "log")
 
 
@@ -73,17 +71,5 @@ def qemu_nbd(*words):
     path = find_tool("qemu-nbd") or pytest.skip("qemu-nbd is not installed (Debian package qemu-utils)")
     with tempfile.TemporaryDirectory(prefix="nbd-") as folder:
         folder = pathlib.Path(folder)
-        with _running([path, "-k", folder / "socket", *words], folder / "socket") as process:
-            _wait_for_answer(folder / "socket")
+        with _running([path, "-k", folder / "socket", *words], lambda: is_listening(folder / "socket")) as process:
             yield Server(process, folder / "socket", None)
-
-
-def _wait_for_answer(path):
-    """The socket is there a moment before somebody listens; only look, since qemu-nbd counts its clients."""
-    for _ in range(3000):
-        listening = pathlib.Path("/proc/net/unix").read_text()
-        # flags 00010000: it accepts connections
-        if re.search(rf" 00010000 0001 01 \s*\d+ {re.escape(str(path))}$", listening, re.MULTILINE):
-            return
-        time.sleep(0.01)
-    pytest.fail("qemu-nbd does not listen after 30 s")

@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 
-SERVER_SECONDS = 60
+SERVER_SECONDS = 300
 _numbers = itertools.count()
 
 
@@ -21,7 +21,7 @@ def _descendants(pid):
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         try:
             children = (task / "children").read_text().split()
-        except FileNotFoundError:  # a thread that has just ended
+        except (FileNotFoundError, ProcessLookupError):  # a thread that has just ended, the latter while it is read
             continue
         for child in map(int, children):
             found += [*_descendants(child), child]

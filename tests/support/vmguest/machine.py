@@ -12,7 +12,7 @@ import time
 
 from .system import CONSOLE, Missing, find
 
-SILENCE_SECONDS = 60  # of emulation on a slow machine; only a broken guest is ever silent that long
+SILENCE_SECONDS = 300  # only a broken guest is ever silent that long, be it emulated on a slow machine that has other things to do
 
 
 ACCELERATORS = {"kvm": ["-accel", "kvm", "-cpu", "host"], "tcg": ["-accel", "tcg", "-cpu", "qemu64"]}
