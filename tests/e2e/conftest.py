@@ -10,6 +10,7 @@ A test that cannot run here skips and says what is missing; it never passes sile
 VHDX_LIB, VHDX_BUILD_ROOT and VHDX_SANITIZE; by hand, "pytest tests/e2e" takes the build in build/.
 """
 import bz2
+import ctypes
 import gzip
 import json
 import lzma
@@ -29,6 +30,18 @@ for _number in (signal.SIGHUP, signal.SIGTERM):
     signal.signal(_number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def _keep_mounts_to_ourselves():
+    """Whoever runs programs with mounts of their own (unshare), as other tests do, gives them a copy of each mount there is, in
+    which it lives on when it is unmounted here; its server and its loop device do, too.  So no test mounts anything where others
+    see it."""
+    clone_newns, ms_rec, ms_slave = 0x20000, 0x4000, 0x80000
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0 and libc.unshare(clone_newns) == 0:
+        libc.mount(b"none", b"/", None, ctypes.c_ulong(ms_rec | ms_slave), None)
+
+
+_keep_mounts_to_ourselves()
 SOURCE_ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD_ROOT = pathlib.Path(os.environ.get("VHDX_BUILD_ROOT", SOURCE_ROOT / "build"))
 
