@@ -413,7 +413,8 @@ def test_killed_in_the_middle(vhdx, vhdx_path, qemu_img, qemu_io, quick, seed):
     block_size = generator.choice((1, 2, 32)) * MiB
     image = made_by_qemu(qemu_img, quick / "disk.vhdx", 48 * MiB, block_size, generator.choice(("dynamic", "fixed")))
     history = History(48 * MiB)
-    while len(history.lines) < 2000:
+    # So few that the log does not come round, since QEMU refuses one whose newest entry is the first in its ring.
+    while len(history.lines) < 700:
         history.random_line(generator, block_size)
     with Held(vhdx_path, image) as held:
         feeder = threading.Thread(target=feed, args=(held.process.stdin, history.lines), daemon=True)
@@ -425,9 +426,9 @@ def test_killed_in_the_middle(vhdx, vhdx_path, qemu_img, qemu_io, quick, seed):
             assert piece, held.process.stderr.read()
             seen += piece
         time.sleep(generator.random() / 50)
-        held.process.kill()
+        held.process.kill()  # at the latest while it waits for more lines
         seen += held.process.stdout.read()
-        assert held.process.wait(60) == -9
+        assert held.process.wait() == -9
         feeder.join()
     nr_flushes = seen.count(b"48 MiB\n")
     check = vhdx("check", "--json", image).json()
@@ -446,7 +447,7 @@ def test_killed_in_the_middle(vhdx, vhdx_path, qemu_img, qemu_io, quick, seed):
 def feed(stream, lines):
     try:
         stream.write(("\n".join(lines) + "\n").encode())
-        stream.close()
+        stream.flush()
     except OSError:     # it was killed, as it should
         pass
 
