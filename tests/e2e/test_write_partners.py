@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -84,74 +85,89 @@ def test_what_qemu_had_flushed_when_it_was_killed(vhdx, qemu_img, qemu_io, image
 CALLS = "fdatasync,pwrite64,pwritev"
 
 
+def what_qemu_left(vhdx, qemu_io, image, folder):
+    """Both programs must find the same in an image whose writer was killed.  Returns the content and whether the log was dirty.
+    None, False: QEMU had named its log before that held anything, and the specification calls such a file corrupt (format
+    section 4.9)."""
+    before, ours, copy = file_sha256(image), folder / "ours.raw", folder / "copy.vhdx"
+    if "none of its 0 intact entries" in vhdx("convert", "-q", "--force", image, ours).err:
+        assert file_sha256(image) == before
+        qemu_io(image, ["read 0 1"])                                 # its driver reads it, but does not write any more
+        return None, False
+    dirty = vhdx("info", "--json", image, rc=0).json()["dirty-flag"]
+    check = vhdx("check", "--json", image).json()                    # replayed in memory
+    assert [f for f in check["findings"] if f["severity"] == "error"] == []
+    content = content_of(vhdx, image, ours).read_bytes()
+    assert file_sha256(image) == before
+    shutil.copyfile(image, copy)
+    qemu_io(copy, ["read 0 1"])                                      # replayed by QEMU
+    vhdx("compare", "-q", "-F", "raw", copy, ours, rc=0)
+    vhdx("io", image, "-c", "write -q -P 7 8M 1M", rc=0)             # replayed into place
+    expect_no_errors(vhdx, image, leaks=True)
+    assert content_of(vhdx, image, ours).read_bytes() == content[:8 * MiB] + b"\7" * MiB + content[9 * MiB:]
+    qemu_io(image, ["read -P 7 8M 1M"])
+    return content, dirty
+
+
 def test_qemu_killed_at_each_of_its_steps(vhdx, qemu_img, qemu_io, tool, tmp_path):
     """Its driver empties the log after each allocation, so only a kill inside of one leaves a dirty log behind."""
     strace, program = tool("strace"), tool("qemu-io")
     if subprocess.run([strace, "-qq", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("strace may not trace here")
-    base, size = tmp_path / "base.vhdx", 12 * MiB
+    base, image, size = tmp_path / "base.vhdx", tmp_path / "disk.vhdx", 12 * MiB
     qemu_img("create", "-q", "-f", "vhdx", "-o", "block_size=1M", base, size)
     qemu_io(base, ["write -q -P 1 3M 2M"])
-    nr_dirty, nr_bare, number, killed = 0, 0, 0, True
-    while killed:
+    nr_killed, nr_dirty, nr_bare, number, survived = 0, 0, 0, 0, 0
+    while survived < 5: # strace counts for each thread by itself, and QEMU's are as many as it likes
         number += 1
-        image, copy = tmp_path / "disk.vhdx", tmp_path / "copy.vhdx"
         shutil.copyfile(base, image)
         done = subprocess.run([strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + CALLS, "-e",
                                f"inject={CALLS}:signal=SIGKILL:when={number}", program, "-f", "vhdx", "-c",
-                               "write -q -P 2 4608k 1M", image], capture_output=True, timeout=60, check=False)
-        killed = done.returncode != 0
-        before = file_sha256(image)
-        if "none of its 0 intact entries" in vhdx("convert", "-q", "--force", image, tmp_path / "ours.raw").err:
-            # It names its log before that holds anything; the specification calls such a file corrupt (format section 4.9).
-            assert file_sha256(image) == before and killed
-            qemu_io(image, ["read -P 1 3M 1536k"])                   # its driver reads it, but does not write any more
+                               "write -q -P 2 4608k 1M", image], capture_output=True, timeout=300, check=False)
+        survived += done.returncode == 0
+        nr_killed += done.returncode != 0
+        content, dirty = what_qemu_left(vhdx, qemu_io, image, tmp_path)
+        nr_dirty += dirty
+        if content is None:
+            assert done.returncode != 0
+            qemu_io(image, ["read -P 1 3M 1536k"])
             nr_bare += 1
             continue
-        nr_dirty += vhdx("info", "--json", image, rc=0).json()["dirty-flag"]
-        check = vhdx("check", "--json", image).json()                # replayed in memory
-        assert [f for f in check["findings"] if f["severity"] == "error"] == []
-        with open(content_of(vhdx, image, tmp_path / "ours.raw"), "rb") as raw:
-            content = raw.read()
-        assert file_sha256(image) == before
         for at in range(0, size, 512):                               # old, or as it was to be written
             old = 1 if 3 * MiB <= at < 5 * MiB else 0
             new = 2 if 4608 * 1024 <= at < 5632 * 1024 else old
             assert content[at:at + 512] in (bytes([old]) * 512, bytes([new]) * 512), at
-        shutil.copyfile(image, copy)
-        qemu_io(copy, ["read 0 1"])                                  # replayed by QEMU
-        vhdx("compare", "-q", "-F", "raw", copy, tmp_path / "ours.raw", rc=0)
-        vhdx("io", image, "-c", "write -q -P 7 8M 1M", rc=0)         # replayed into place
-        expect_no_errors(vhdx, image, leaks=True)
-        with open(content_of(vhdx, image, tmp_path / "after.raw"), "rb") as raw:
-            assert raw.read() == content[:8 * MiB] + b"\7" * MiB + content[9 * MiB:]
-    print(f"{number} runs, {nr_dirty} dirty logs, {nr_bare} that hold nothing")
-    assert number > 5
-    if nr_dirty == 0: # strace counts for each thread by itself, and QEMU's are as many as it likes
+    print(f"{nr_killed} killed, {nr_dirty} dirty logs, {nr_bare} that hold nothing")
+    assert nr_killed > 0
+    if nr_dirty == 0:
         pytest.skip("QEMU was never killed between a log entry and the table that it changes")
 
 
-def test_qemu_killed_in_the_middle(vhdx, vhdx_path, qemu_io, image, tmp_path):
+@pytest.mark.parametrize("milliseconds", [0, 3, 10, 50])
+def test_qemu_killed_in_the_middle(vhdx, vhdx_path, qemu_io, image, milliseconds, tmp_path):
     """Nobody knows how far it came, but both must find the same, and nothing but what was written."""
+    patterns = {}       # of each MiB
+    lines = []
+    for i in range(400):
+        patterns.setdefault(i * 769 % 39, {0}).add(1 + i % 250)
+        lines.append(f"write -q -P {1 + i % 250} {i * 769 % 39 * MiB} 256k")
     with qemu_nbd("-f", "vhdx", "-t", image) as server:
-        lines = [f"write -q -P {1 + i % 250} {i * 769 % 39 * MiB} 256k" for i in range(400)]
         with subprocess.Popen([vhdx_path, "io", "-q", server.uri], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
             try:
                 writer.stdin.write("\n".join(lines[:200]).encode())
                 writer.stdin.flush()
+                time.sleep(milliseconds / 1000)
                 server.process.kill()
-                writer.stdin.write("\n".join(lines[200:]).encode())
+                writer.stdin.write(("\n" + "\n".join(lines[200:])).encode())
                 writer.stdin.close()
             except BrokenPipeError:
                 pass
-            writer.wait(60)
-    expect_no_errors(vhdx, image)
-    ours = content_of(vhdx, image, tmp_path / "ours.raw")
-    shutil.copyfile(image, tmp_path / "copy.vhdx")
-    qemu_io(tmp_path / "copy.vhdx", ["read 0 1"])
-    vhdx("compare", "-q", "-F", "raw", tmp_path / "copy.vhdx", ours, rc=0)
-    vhdx("io", image, "-c", "write -q -P 7 5M 1M", rc=0)
-    qemu_io(image, ["read -P 7 5M 1M"])
+            writer.wait(300)
+    content, _ = what_qemu_left(vhdx, qemu_io, image, tmp_path)
+    if content is not None:
+        for at in range(0, SIZE, 4096):
+            allowed = patterns.get(at // MiB, {0}) if at % MiB < 256 * 1024 else {0}
+            assert content[at] in allowed and content[at:at + 4096] == content[at:at + 1] * 4096, at
 
 
 # ---- this program is killed
