@@ -6,9 +6,9 @@ import hashlib
 import os
 import random
 import subprocess
-import time
 
 import pytest
+from cli_support import held_by_qemu
 from reading import assert_reads_as_built, file_sha256, map_of
 from vhdxbuild import *
 
@@ -502,13 +502,6 @@ def test_images_made_and_written_by_qemu(vhdx, qemu_img, tool, tmp_path, block_s
     assert file_sha256(image) == before
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
 def test_qemu_killed_in_the_middle_of_writing(vhdx, qemu_img, tool, tmp_path):
     """What its dirty exit leaves must read as QEMU itself reads it after its own replay."""
     image = tmp_path / "q.vhdx"
@@ -562,25 +555,11 @@ def test_a_copy_of_the_description_is_a_deep_copy():
 # ---- locking ----------------------------------------------------------------------------------------------------------
 
 
-def holds_lock(pid):
-    """Has the process any open-file-description lock?"""
-    folder = f"/proc/{pid}/fdinfo"
-    try:
-        return any("OFDLCK" in open(f"{folder}/{name}", encoding="ascii").read() for name in os.listdir(folder))
-    except OSError:
-        return False  # a descriptor was closed meanwhile
-
-
 def test_an_image_that_qemu_writes_is_not_read_unless_forced(vhdx, qemu_img, tool, tmp_path):
     image = tmp_path / "q.vhdx"
     qemu_img("create", "-q", "-f", "vhdx", image, "64M")
-    process = subprocess.Popen([tool("qemu-io"), "-f", "vhdx", image], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: holds_lock(process.pid))
+    with held_by_qemu(tool("qemu-io"), image):
         refused = vhdx("convert", image, "-", rc=1)
         assert "force-share" in refused.err
         vhdx("convert", "--force-share", image, "-", rc=0)
-    finally:
-        process.stdin.close()
-        process.wait()
     vhdx("convert", image, "-", rc=0)
