@@ -17,7 +17,15 @@ GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # ---- info
 
+def settled(path):
+    """Path, when the file system has given the file all the space that it will: not before what is written lies on disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return path
+
+
 def test_info_json_of_a_dynamic_image(vhdx, dynamic):
+    settled(dynamic.path)
     info = vhdx("info", "--json", dynamic.path, rc=0).json()
     assert list(info) == ["filename", "format", "virtual-size", "actual-size", "dirty-flag", "format-specific"]
     assert (info["filename"], info["format"]) == (dynamic.path, "vhdx")
@@ -134,7 +142,7 @@ def test_info_of_an_image_that_tells_nothing(vhdx, tmp_path):
 
 
 def test_info_of_a_raw_disk(vhdx, raw_copy):
-    info = vhdx("info", "--json", "-f", "raw", raw_copy, rc=0).json()
+    info = vhdx("info", "--json", "-f", "raw", settled(raw_copy), rc=0).json()
     assert info == {"filename": str(raw_copy), "format": "raw", "virtual-size": 64 * MiB,
                     "actual-size": os.stat(raw_copy).st_blocks * 512, "dirty-flag": False}
     assert "raw" in vhdx("info", "--source-format=raw", raw_copy, rc=0).out
