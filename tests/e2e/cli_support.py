@@ -50,7 +50,7 @@ def held_by_qemu(qemu_io, path, *options):
                 seen += piece
             yield holder
         finally:
-            holder.communicate(b"quit\n", timeout=30)
+            holder.communicate(b"quit\n", timeout=300)
 
 
 def find_strace(tool):
@@ -144,7 +144,8 @@ def run_on_terminal(argv, *, stdout=False, columns=100, environment=None):
 
 def wait_for_open_file(pid, folder):
     """Until the program has a file of that folder open, with or without a name."""
-    for _ in range(3000):
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
         for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
             try:
                 target = os.readlink(link)
