@@ -102,13 +102,11 @@ static int add_layer(struct chain *c, struct image *img, struct storage *raw, ui
     return 0;
 }
 
-/* Which layer lies in the same file, if any. */
-static const struct layer *find_same_file(const struct vhdx_disk *d, const struct storage *file)
+const struct layer *disk_find_layer(const struct vhdx_disk *disk, const struct storage_identity *file)
 {
-    for (uint32_t i = 0; i < d->nr_layers; i++) {
-        const struct storage_identity *id = &layer_file(&d->layers[i])->identity;
-        if (id->device == file->identity.device && id->inode == file->identity.inode)
-            return &d->layers[i];
+    for (uint32_t i = 0; i < disk->nr_layers; i++) {
+        if (is_same_file(&layer_file(&disk->layers[i])->identity, file))
+            return &disk->layers[i];
     }
     return NULL;
 }
@@ -155,7 +153,7 @@ static int judge_candidate(void *opaque, int fd, const char *path)
     int r = storage_posix_from_fd(fd, false, false, &file);
     if (r < 0)
         return pass_over(s, fail_in(r, "%s", path));
-    const struct layer *same = find_same_file(d, file);
+    const struct layer *same = disk_find_layer(d, &file->identity);
     if (same) {
         storage_close(file);
         if (is_linked(s, same->img))

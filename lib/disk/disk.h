@@ -16,6 +16,7 @@ struct image;
 struct iov_position;
 struct shortcuts;
 struct storage;
+struct storage_identity;
 
 struct layer {
     struct image *img;   /* owned; NULL in a raw disk */
@@ -42,6 +43,9 @@ int disk_close(struct vhdx_disk *disk);
 
 /* The file that layer lies in. */
 struct storage *layer_file(const struct layer *layer);
+
+/* The layer that lies in this very file; NULL: none does. */
+const struct layer *disk_find_layer(const struct vhdx_disk *disk, const struct storage_identity *file);
 
 /* The file that path and flags (enum vhdx_open_flags) name, not locked. */
 int disk_open_file(const char *path, uint32_t flags, struct storage **file);

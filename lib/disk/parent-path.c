@@ -45,10 +45,7 @@ struct lookup {
     char *folders[2]; /* the child's: by its name, and by where the file really lies, if that differs */
     char *first_folders[2]; /* the same of the image that was opened first */
     struct allowed_roots roots;
-    struct {
-        dev_t device;
-        ino_t inode;
-    } seen[MAX_SEEN];
+    struct storage_identity seen[MAX_SEEN];
     size_t nr_seen;
 };
 
@@ -174,13 +171,11 @@ static bool seen_before(struct lookup *l, int handle)
     if (fstat(handle, &st) < 0)
         return false;
     for (size_t i = 0; i < l->nr_seen; i++) {
-        if (l->seen[i].device == st.st_dev && l->seen[i].inode == st.st_ino)
+        if (is_file_of(&st, &l->seen[i]))
             return true;
     }
-    if (l->nr_seen < MAX_SEEN) {
-        l->seen[l->nr_seen].device = st.st_dev;
-        l->seen[l->nr_seen++].inode = st.st_ino;
-    }
+    if (l->nr_seen < MAX_SEEN)
+        l->seen[l->nr_seen++] = (struct storage_identity){st.st_dev, st.st_ino};
     return false;
 }
 
@@ -412,7 +407,7 @@ static int leads_to(const struct allowed_roots *roots, const char *folder, const
 
     if (handle == -ENOMEM)
         return handle;
-    bool same = handle >= 0 && fstat(handle, &st) == 0 && st.st_dev == file->device && st.st_ino == file->inode;
+    bool same = handle >= 0 && fstat(handle, &st) == 0 && is_file_of(&st, file);
     if (handle >= 0)
         close(handle);
     return same;

@@ -54,8 +54,7 @@ static bool same_bytes(const struct side *a, const struct side *b)
     const struct storage *x = layer_file(&a->disk->layers[a->piece.depth]);
     const struct storage *y = layer_file(&b->disk->layers[b->piece.depth]);
 
-    return is_data(a) && is_data(b) && x->identity.device == y->identity.device &&
-           x->identity.inode == y->identity.inode &&
+    return is_data(a) && is_data(b) && is_same_file(&x->identity, &y->identity) &&
            a->piece.file_offset + a->done == b->piece.file_offset + b->done;
 }
 

@@ -213,13 +213,11 @@ static int refuse_source(struct vhdx_disk *disk, const char *path)
 
     if (stat(path, &st) < 0)
         return 0;
-    for (uint32_t i = 0; i < disk->nr_layers; i++) {
-        const struct storage_identity *id = &layer_file(&disk->layers[i])->identity;
-        if (st.st_dev == id->device && st.st_ino == id->inode)
-            return fail(-EINVAL, i == 0 ? "source and target are the same file (%s)"
-                                        : "the target is a parent of the source (%s)", disk->layers[i].path);
-    }
-    return 0;
+    const struct layer *same = disk_find_layer(disk, &(struct storage_identity){st.st_dev, st.st_ino});
+    if (!same)
+        return 0;
+    return fail(-EINVAL, same == disk->layers ? "source and target are the same file (%s)" : "the target is a parent of the source (%s)",
+                same->path);
 }
 
 /* What the options leave open is as the source has it. */

@@ -109,12 +109,9 @@ static int prepare_target(struct storage *file, uint64_t size, bool *is_zero)
 /* Under whatever name it was opened. */
 int copy_check_not_source(const struct vhdx_disk *disk, const struct storage *target)
 {
-    for (uint32_t i = 0; i < disk->nr_layers; i++) {
-        const struct storage_identity *id = &layer_file(&disk->layers[i])->identity;
-        if (id->device == target->identity.device && id->inode == target->identity.inode)
-            return fail(-EINVAL, "the target is the same file as %s, which is being copied", disk->layers[i].path);
-    }
-    return 0;
+    const struct layer *same = disk_find_layer(disk, &target->identity);
+
+    return same ? fail(-EINVAL, "the target is the same file as %s, which is being copied", same->path) : 0;
 }
 
 /* The target, which nobody else uses, gets the disk; a regular file that does not get all of it ends up empty. */

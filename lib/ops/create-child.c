@@ -208,12 +208,11 @@ static int refuse_own_chain(const struct new_child *c, const char *path)
 
     if (stat(path, &st) < 0)
         return 0;
-    for (uint32_t i = 0; i < c->parent->nr_layers; i++) {
-        const struct storage_identity *id = &layer_file(&c->parent->layers[i])->identity;
-        if (id->device == st.st_dev && id->inode == st.st_ino)
-            return fail(-EINVAL, "this is %s of the new image; a child needs a name of its own", i == 0 ? "the parent" : "a grandparent");
-    }
-    return 0;
+    const struct layer *same = disk_find_layer(c->parent, &(struct storage_identity){st.st_dev, st.st_ino});
+    if (!same)
+        return 0;
+    return fail(-EINVAL, "this is %s of the new image; a child needs a name of its own",
+                same == c->parent->layers ? "the parent" : "a grandparent");
 }
 
 /* What the guest knows the disk by is the parent's (7.2); the options may say the same. */

@@ -14,7 +14,7 @@
 static size_t find_image(const struct vhdx_survey *s, const struct storage_identity *id)
 {
     for (size_t i = 0; i < s->nr_images; i++) {
-        if (s->images[i].identity.device == id->device && s->images[i].identity.inode == id->inode)
+        if (is_same_file(&s->images[i].identity, id))
             return i;
     }
     return VHDX_NO_IMAGE;

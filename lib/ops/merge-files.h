@@ -38,11 +38,6 @@ struct merge_files {
     struct vhdx_merge_result result;
 };
 
-static inline bool merge_file_is(const struct merge_file *f, const struct storage_identity *id)
-{
-    return f->identity.device == id->device && f->identity.inode == id->inode;
-}
-
 /* ---- merge-find.c ---- */
 
 /* Open the chain as everybody does, which judges all links, to learn which files it has. */

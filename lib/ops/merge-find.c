@@ -25,12 +25,11 @@ static int find_target(const struct merge_files *f, const struct vhdx_disk *disk
         return 0;
     if (stat(f->options->into, &st) < 0)
         return fail_errno("cannot open %s", f->options->into);
-    for (*depth = 1; *depth < disk->nr_layers; ++*depth) {
-        const struct storage_identity *id = &layer_file(&disk->layers[*depth])->identity;
-        if (id->device == st.st_dev && id->inode == st.st_ino)
-            return 0;
-    }
-    return fail(VHDX_E_CHAIN, "%s is none of the image's parents", f->options->into);
+    const struct layer *target = disk_find_layer(disk, &(struct storage_identity){st.st_dev, st.st_ino});
+    if (!target || target == disk->layers)
+        return fail(VHDX_E_CHAIN, "%s is none of the image's parents", f->options->into);
+    *depth = (uint32_t)(target - disk->layers);
+    return 0;
 }
 
 static int note_file(struct merge_file *file, const char *path, const struct storage_identity *identity)
@@ -72,7 +71,7 @@ int merge_find_chain(struct merge_files *f)
 static int add_child(struct merge_files *f, const char *path, const struct storage_identity *identity)
 {
     for (size_t i = 0; i < f->nr_children; i++) {
-        if (merge_file_is(&f->children[i], identity))
+        if (is_same_file(&f->children[i].identity, identity))
             return 0;
     }
     struct merge_file *grown = reallocarray(f->children, f->nr_children + 1, sizeof *grown);
@@ -101,7 +100,7 @@ static int add_named_children(struct merge_files *f)
 static int64_t place_in_chain(const struct merge_files *f, const struct storage_identity *id)
 {
     for (uint32_t i = 0; i <= f->nr_merged; i++) {
-        if (merge_file_is(&f->chain[i], id))
+        if (is_same_file(&f->chain[i].identity, id))
             return i;
     }
     return -1;

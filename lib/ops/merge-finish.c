@@ -135,7 +135,7 @@ static int check_name_is_file(const struct merge_file *file)
 {
     struct stat st;
 
-    if (lstat(file->path, &st) < 0 || !merge_file_is(file, &(struct storage_identity){st.st_dev, st.st_ino}))
+    if (lstat(file->path, &st) < 0 || !is_file_of(&st, &file->identity))
         return fail(-ENOENT, "%s: somebody else moved or removed it meanwhile", file->path);
     return 0;
 }

@@ -18,7 +18,7 @@ static int open_alone(struct merge_file *file, bool writable, enum storage_lock 
     int r = storage_posix_open_locked(file->path, writable ? POSIX_OPEN_WRITABLE : 0, lock, &s);
     if (r < 0)
         return fail_in(r, "%s", file->path);
-    if (!merge_file_is(file, &s->identity)) {
+    if (!is_same_file(&file->identity, &s->identity)) {
         storage_close(s);
         return fail(VHDX_E_CHAIN, "%s: it was replaced meanwhile", file->path);
     }
@@ -53,7 +53,7 @@ static int open_target(struct merge_files *f)
     free(folder);
     if (r < 0)
         return fail_in(r, "%s", file->path);
-    if (!merge_file_is(file, &layer_file(&f->target->layers[0])->identity))
+    if (!is_same_file(&file->identity, &layer_file(&f->target->layers[0])->identity))
         return fail(VHDX_E_CHAIN, "%s: it was replaced meanwhile", file->path);
     return 0;
 }

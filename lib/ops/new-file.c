@@ -208,8 +208,7 @@ static int rename_over_old(struct new_file *f)
         }
     }
     /* Only what was looked at and locked may go. */
-    if (fstatat(f->folder, f->name, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_dev != f->old->identity.device ||
-        st.st_ino != f->old->identity.inode)
+    if (fstatat(f->folder, f->name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !is_file_of(&st, &f->old->identity))
         return fail(-EEXIST, "somebody else replaced or removed the file meanwhile; nothing was overwritten");
     if (renameat(f->folder, f->temporary, f->folder, f->name) < 0)
         return fail_errno("cannot replace the old file");

@@ -55,15 +55,12 @@ static int open_parent(struct rebase *b)
 /* The child may not be one of its own parents; looked at before it is locked, or our own lock would be taken for another's. */
 static int refuse_cycle(const struct rebase *b)
 {
-    const struct storage_identity *child = &b->file->identity;
+    const struct layer *same = disk_find_layer(b->parent, &b->file->identity);
 
-    for (uint32_t i = 0; i < b->parent->nr_layers; i++) {
-        const struct storage_identity *id = &layer_file(&b->parent->layers[i])->identity;
-        if (id->device == child->device && id->inode == child->inode)
-            return i == 0 ? fail(VHDX_E_CHAIN, "an image cannot be its own parent")
-                          : fail(VHDX_E_CHAIN, "%s has this image among its own parents", b->options->parent);
-    }
-    return 0;
+    if (!same)
+        return 0;
+    return same == b->parent->layers ? fail(VHDX_E_CHAIN, "an image cannot be its own parent")
+                                     : fail(VHDX_E_CHAIN, "%s has this image among its own parents", b->options->parent);
 }
 
 /* ---- the child ---- */

@@ -52,17 +52,12 @@ static int find_identity(const char *path, struct storage_identity *identity)
     return 0;
 }
 
-static bool is_file(const struct survey_image *image, const struct storage_identity *identity)
-{
-    return image->identity.device == identity->device && image->identity.inode == identity->inode;
-}
-
 /* Children find their parent by its name, which is about to lead to something else. */
 static int refuse_children(const struct vhdx_survey *s, const struct storage_identity *image)
 {
     for (size_t i = 0; i < s->nr_images; i++) {
         size_t parent = s->images[i].parent;
-        if (parent != VHDX_NO_IMAGE && is_file(&s->images[parent], image))
+        if (parent != VHDX_NO_IMAGE && is_same_file(&s->images[parent].identity, image))
             return fail(VHDX_E_CHAIN, "%s has this image as its parent, which must not change; work on that child, or on a new one",
                         s->images[i].path);
     }
@@ -115,8 +110,8 @@ static int judge_existing(const struct new_file *f, const char *name)
 {
     struct stat st;
 
-    if (fstatat(f->folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == f->old->identity.device &&
-        st.st_ino == f->old->identity.inode && strcmp(name, f->name) != 0 && st.st_nlink >= 2)
+    if (fstatat(f->folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(&st, &f->old->identity) &&
+        strcmp(name, f->name) != 0 && st.st_nlink >= 2)
         return 0;
     return fail(-EEXIST, "there is a file %s already", name);
 }
@@ -161,8 +156,7 @@ static void take_name_back(const struct new_file *f, const char *name)
     struct stat st;
 
     error_save(&text);
-    if (fstatat(f->folder, f->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == f->old->identity.device &&
-        st.st_ino == f->old->identity.inode)
+    if (fstatat(f->folder, f->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(&st, &f->old->identity))
         unlinkat(f->folder, name, 0);
     error_restore(&text);
 }
@@ -278,7 +272,7 @@ static int refuse_merging(const struct vhdx_survey *s, const struct storage_iden
 {
     for (size_t i = 0; i < s->nr_images; i++) {
         const struct survey_image *it = &s->images[i];
-        if (is_file(it, image) && linkage_is_merging(&it->info.parent_linkage, &it->info.parent_linkage2))
+        if (is_same_file(&it->identity, image) && linkage_is_merging(&it->info.parent_linkage, &it->info.parent_linkage2))
             return fail(VHDX_E_CHAIN,
                         "a merge of this image into its parent%s%s was begun and did not come to its end, and without this image that one would "
                         "stay a mixture; complete it first with the same command, 'vhdx snapshot --delete' or 'vhdx merge --delete'",

@@ -35,7 +35,7 @@ static size_t *bucket_of(struct vhdx_survey *s, const struct storage_identity *i
 
     for (;; at = (at + 1) % s->nr_buckets) {
         const struct survey_image *there = s->buckets[at] ? &s->images[s->buckets[at] - 1] : NULL;
-        if (!there || (there->identity.device == id->device && there->identity.inode == id->inode))
+        if (!there || is_same_file(&there->identity, id))
             return &s->buckets[at];
     }
 }

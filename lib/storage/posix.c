@@ -445,7 +445,7 @@ static bool is_at(const struct storage *s, const char *path)
         return false;
     if (S_ISBLK(st.st_mode))
         return s->identity.device == DEVICE_IDENTITY && s->identity.inode == st.st_rdev;
-    return s->identity.device == st.st_dev && s->identity.inode == st.st_ino;
+    return is_file_of(&st, &s->identity);
 }
 
 int storage_posix_open_locked(const char *path, unsigned flags, enum storage_lock lock, struct storage **s)

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 struct storage;
@@ -20,6 +21,17 @@ struct storage;
 struct storage_identity {
     uint64_t device, inode; /* equal for two handles iff they are the same file */
 };
+
+static inline bool is_same_file(const struct storage_identity *a, const struct storage_identity *b)
+{
+    return a->device == b->device && a->inode == b->inode;
+}
+
+/* The same of what stat(2) has said of a file, if that is a regular one. */
+static inline bool is_file_of(const struct stat *st, const struct storage_identity *id)
+{
+    return id->device == st->st_dev && id->inode == st->st_ino;
+}
 
 #define STORAGE_USAGE_UNKNOWN UINT64_MAX
 
