@@ -87,11 +87,7 @@ static int move_child(struct merge_files *f, struct merge_file *child)
         link.linkage2 = (guid){0};
     }
     link.relative_path = relative;
-    r = relink_is_needed(child->img, &link);
-    if (r > 0)
-        r = writer_begin_invisible(child->img);
-    if (r == 0)
-        r = relink(child->img, &link);
+    r = relink_if_needed(child->img, &link, writer_begin_invisible);
     free(relative);
     int closed = image_close(child->img);
     child->img = NULL;
@@ -104,13 +100,8 @@ static int settle_link(struct merge_files *f)
 {
     struct image *lowest = f->chain[f->nr_merged - 1].img;
     struct new_link link = {.linkage = linkage_merged, .linkage2 = f->chain[0].img->header.data_write_guid};
-    int r = relink_is_needed(lowest, &link);
+    int r = relink_if_needed(lowest, &link, writer_begin_invisible);
 
-    if (r <= 0)
-        return r;
-    r = writer_begin_invisible(lowest);
-    if (r == 0)
-        r = relink(lowest, &link);
     return r < 0 ? r : writer_commit(lowest);
 }
 

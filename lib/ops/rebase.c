@@ -150,13 +150,9 @@ static int judge(struct rebase *b)
 
 static int record(struct rebase *b)
 {
-    int r = relink_is_needed(b->img, &b->link);
+    /* 2.5: other paths show nobody anything */
+    int r = relink_if_needed(b->img, &b->link, b->matches ? writer_begin_invisible : writer_begin);
 
-    if (r <= 0)
-        return r;
-    r = b->matches ? writer_begin_invisible(b->img) : writer_begin(b->img); /* 2.5: other paths show nobody anything */
-    if (r == 0)
-        r = relink(b->img, &b->link);
     return r < 0 ? r : writer_commit(b->img);
 }
 

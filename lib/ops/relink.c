@@ -176,6 +176,16 @@ int relink(struct image *img, const struct new_link *link)
     return r < 0 ? fail_in(r, "parent locator") : 0;
 }
 
+int relink_if_needed(struct image *img, const struct new_link *link, int begin(struct image *img))
+{
+    int r = relink_is_needed(img, link);
+
+    if (r <= 0)
+        return r;
+    r = begin(img);
+    return r < 0 ? r : relink(img, link);
+}
+
 int link_path(const char *child_path, const char *parent_path, char **relative)
 {
     char child[PATH_MAX], parent[PATH_MAX], path[PATH_MAX];

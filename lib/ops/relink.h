@@ -20,6 +20,9 @@ int relink(struct image *img, const struct new_link *link);
 /* Would relink() change anything?  1, 0 or a negative code. */
 int relink_is_needed(const struct image *img, const struct new_link *link);
 
+/* relink() if it is needed, in a session that begin (writer_begin() or another) begins. */
+int relink_if_needed(struct image *img, const struct new_link *link, int begin(struct image *img));
+
 /* The relative path from the image at child_path to the file at parent_path, as 8.3 has it, to be freed. */
 int link_path(const char *child_path, const char *parent_path, char **relative);
 
