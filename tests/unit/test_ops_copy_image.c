@@ -3,12 +3,12 @@
  * taken for success, in one thread and in many. */
 #include "folder-test.h"
 #include "image-test.h"
+#include "storage-test.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include "disk/disk.h"
-#include "format/identifier.h"
 #include "ops/copy-image.h"
 #include "ops/new-image.h"
 
@@ -91,22 +91,6 @@ static const struct copy copies[] = {
     {VHDX_DYNAMIC, false, 3, 0, NULL, NULL},    {VHDX_DYNAMIC, true, 1, 0, NULL, NULL},
 };
 
-static struct storage *empty_file(void)
-{
-    struct storage *s;
-
-    assert_succeeds(storage_memory_new(NULL, 0, &s));
-    return s;
-}
-
-static bool has_identifier(struct storage *s)
-{
-    uint8_t first[IDENTIFIER_USED_BYTES];
-
-    assert_succeeds(storage_pread_zero_fill(s, first, sizeof first, 0, NULL));
-    return identifier_signature_valid(first);
-}
-
 /* ---- tests ---- */
 
 static void expect_content(struct image *img, uint64_t block_no, const struct bat_entry *e)
@@ -147,7 +131,7 @@ static void blocks_lie_in_guest_order(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(copies); i++) {
-        struct storage *s = empty_file();
+        struct storage *s = new_file(NULL, 0);
         assert_succeeds(run_copy(&copies[i], s));
         expect_image(&copies[i], s);
         storage_close(s);
@@ -156,7 +140,7 @@ static void blocks_lie_in_guest_order(void **state)
 
 static void zeros_inside_blocks_are_not_written(void **state)
 {
-    struct storage *s = empty_file();
+    struct storage *s = new_file(NULL, 0);
     uint64_t start, end;
 
     (void)state;
@@ -171,7 +155,7 @@ static void the_identifier_comes_last(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(copies); i++) {
-        struct storage *inner = empty_file(), *s;
+        struct storage *inner = new_file(NULL, 0), *s;
         struct recording rec;
         assert_succeeds(recording_init(&rec, NULL));
         assert_succeeds(recorder_wrap(&rec, inner, &s));
@@ -196,7 +180,7 @@ static void every_failure_is_reported(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(copies); i++) {
         uint64_t nr_failures = 0;
         for (uint64_t nth = 1;; nth++) {
-            struct storage *inner = empty_file(), *s;
+            struct storage *inner = new_file(NULL, 0), *s;
             struct fault fault;
             fault_init(&fault);
             assert_succeeds(fault_wrap(&fault, inner, &s));
@@ -239,7 +223,7 @@ static void progress_grows_to_the_size_and_can_cancel(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(copies); i++) {
         struct watch w = {.stop_at = UINT64_MAX};
         struct copy c = copies[i];
-        struct storage *s = empty_file();
+        struct storage *s = new_file(NULL, 0);
         c.progress = watch_progress;
         c.opaque = &w;
         assert_succeeds(run_copy(&c, s));
@@ -247,7 +231,7 @@ static void progress_grows_to_the_size_and_can_cancel(void **state)
         assert_true(w.nr_calls > 5);
         storage_close(s);
 
-        s = empty_file();
+        s = new_file(NULL, 0);
         w = (struct watch){.stop_at = MIB(10)};
         assert_fails(run_copy(&c, s), -ECANCELED, "cancelled after");
         assert_false(has_identifier(s));

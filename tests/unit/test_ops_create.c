@@ -2,8 +2,8 @@
 /* Creating an image in a storage: what is durable before what (format section 9.1), and what happens when the storage
  * fails or the power does. */
 #include "image-test.h"
+#include "storage-test.h"
 
-#include "format/identifier.h"
 #include "ops/create-child.h"
 #include "ops/create.h"
 
@@ -18,26 +18,10 @@ static struct vhdx_create_options small_options(enum vhdx_subformat subformat, e
     return o;
 }
 
-static struct storage *empty_file(void)
-{
-    struct storage *s;
-
-    assert_succeeds(storage_memory_new(NULL, 0, &s));
-    return s;
-}
-
-static bool has_identifier(struct storage *s)
-{
-    uint8_t first[IDENTIFIER_USED_BYTES];
-
-    assert_succeeds(storage_pread_zero_fill(s, first, sizeof first, 0, NULL));
-    return identifier_signature_valid(first);
-}
-
 static void what_was_created_opens(void **state)
 {
     struct vhdx_create_options o = small_options(VHDX_FIXED, VHDX_PREALLOC_OFF);
-    struct storage *s = empty_file();
+    struct storage *s = new_file(NULL, 0);
     struct bat_entry e;
     uint64_t length;
 
@@ -61,7 +45,7 @@ static void what_was_created_opens(void **state)
 static void the_identifier_comes_last(void **state)
 {
     struct vhdx_create_options o = small_options(VHDX_FIXED, VHDX_PREALLOC_FULL);
-    struct storage *inner = empty_file(), *s;
+    struct storage *inner = new_file(NULL, 0), *s;
     struct recording rec;
 
     (void)state;
@@ -89,7 +73,7 @@ static void the_identifier_comes_last(void **state)
 static void power_loss_leaves_no_half_image(void **state)
 {
     struct vhdx_create_options o = small_options(VHDX_FIXED, VHDX_PREALLOC_OFF);
-    struct storage *inner = empty_file(), *s, *found;
+    struct storage *inner = new_file(NULL, 0), *s, *found;
     unsigned nr_images = 0, nr_others = 0;
     struct recording rec;
 
@@ -125,7 +109,7 @@ static void every_failure_is_reported(void **state)
     for (size_t way = 0; way < ARRAY_LENGTH(ways); way++) {
         struct vhdx_create_options o = small_options(VHDX_FIXED, ways[way]);
         for (uint64_t nth = 1;; nth++) {
-            struct storage *inner = empty_file(), *s;
+            struct storage *inner = new_file(NULL, 0), *s;
             struct fault fault;
             fault_init(&fault);
             assert_succeeds(fault_wrap(&fault, inner, &s));
@@ -153,7 +137,7 @@ static int stop_at_half(void *opaque, uint64_t done, uint64_t total)
 static void writing_zeros_can_be_cancelled(void **state)
 {
     struct vhdx_create_options o = small_options(VHDX_FIXED, VHDX_PREALLOC_FULL);
-    struct storage *s = empty_file();
+    struct storage *s = new_file(NULL, 0);
     unsigned nr_calls = 0;
 
     (void)state;
@@ -168,7 +152,7 @@ static void writing_zeros_can_be_cancelled(void **state)
 static void space_cannot_be_reserved_everywhere(void **state)
 {
     struct vhdx_create_options o = small_options(VHDX_FIXED, VHDX_PREALLOC_FALLOC);
-    struct storage *s = empty_file();
+    struct storage *s = new_file(NULL, 0);
 
     (void)state;
     assert_fails(create_in(s, &o), -ENOTSUP, "--preallocate=full");

@@ -1,31 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The storage test doubles: crash and fault tests believe them, so they are tested like the library. */
-#include "unit.h"
+#include "storage-test.h"
 
 #include <errno.h>
 #include <pthread.h>
 
 #include "base/math.h"
 #include "doubles.h"
-#include "storage/storage.h"
 
 /* ---- helpers ---- */
-
-static struct storage *new_file(const void *data, size_t bytes)
-{
-    struct storage *s;
-
-    assert_succeeds(storage_memory_new(data, bytes, &s));
-    return s;
-}
-
-static uint64_t length_of(struct storage *s)
-{
-    uint64_t length;
-
-    assert_succeeds(storage_length(s, &length));
-    return length;
-}
 
 /* Write bytes times value. */
 static void put(struct storage *s, uint64_t offset, size_t bytes, int value)

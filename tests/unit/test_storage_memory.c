@@ -1,36 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The memory driver, and what storage.c does for all drivers. */
-#include "unit.h"
+#include "storage-test.h"
 
 #include <errno.h>
 #include <pthread.h>
 
 #include "base/math.h"
-#include "storage/storage.h"
-
-static struct storage *new_file(const void *data, size_t bytes)
-{
-    struct storage *s;
-
-    assert_succeeds(storage_memory_new(data, bytes, &s));
-    return s;
-}
-
-static uint64_t length_of(struct storage *s)
-{
-    uint64_t length;
-
-    assert_succeeds(storage_length(s, &length));
-    return length;
-}
-
-static uint64_t usage_of(struct storage *s)
-{
-    uint64_t usage;
-
-    assert_succeeds(storage_usage(s, &usage));
-    return usage;
-}
 
 static void starts_with_the_data_given(void **state)
 {

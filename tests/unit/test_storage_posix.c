@@ -4,6 +4,7 @@
  * System calls of the driver end in the functions of the same names here, which hand them on unless a test
  * has set up something else in `kernel`. */
 #include "folder-test.h"
+#include "storage-test.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,7 +20,6 @@
 #include <unistd.h>
 
 #include "base/math.h"
-#include "storage/storage.h"
 
 /* ---- the kernel ---- */
 
@@ -197,22 +197,6 @@ static struct storage *open_new(const char *name)
     assert_true(fd >= 0);
     assert_succeeds(storage_posix_from_fd(fd, true, false, &s));
     return s;
-}
-
-static uint64_t length_of(struct storage *s)
-{
-    uint64_t length;
-
-    assert_succeeds(storage_length(s, &length));
-    return length;
-}
-
-static uint64_t usage_of(struct storage *s)
-{
-    uint64_t usage;
-
-    assert_succeeds(storage_usage(s, &usage));
-    return usage;
 }
 
 /* ---- opening ---- */
