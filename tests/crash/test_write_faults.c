@@ -97,11 +97,9 @@ static bool one_life(const struct fault_plan *plan, unsigned nr_before, uint64_t
 }
 
 /* From the very first change on, and with the log running already. */
-static void each_fault(enum fault_kind kind, int error, bool forever, size_t bytes_done)
+static void each_fault(struct fault_plan plan)
 {
     uint64_t nr_states = 0, n, nr_faults = 0;
-
-    struct fault_plan plan = {.kind = kind, .forever = forever, .error = error, .bytes_done = bytes_done};
     const char *sanitizer = getenv("VHDX_SANITIZE");
     /* What the disk is then like, the plain run says of every call; what cleaning up does to memory, these say of every third. */
     const unsigned stride = sanitizer && strcmp(sanitizer, "none") != 0 ? 3 : 1;
@@ -114,82 +112,10 @@ static void each_fault(enum fault_kind kind, int error, bool forever, size_t byt
     assert_true(nr_faults > 0);
 }
 
-static void test_failed_writes(void **state)
+static void test_faults(void **state)
 {
-    (void)state;
-    each_fault(FAULT_WRITE, -EIO, false, 0);
-}
-
-static void test_torn_writes(void **state)
-{
-    (void)state;
-    each_fault(FAULT_WRITE, -EIO, false, 1024);
-}
-
-static void test_writes_failing_for_good(void **state)
-{
-    (void)state;
-    each_fault(FAULT_WRITE, -EIO, true, 0);
-}
-
-static void test_no_space(void **state)
-{
-    (void)state;
-    each_fault(FAULT_WRITE, -ENOSPC, false, 512);
-}
-
-static void test_no_space_for_good(void **state)
-{
-    (void)state;
-    each_fault(FAULT_WRITE, -ENOSPC, true, 0);
-}
-
-static void test_failed_flushes(void **state)
-{
-    (void)state;
-    each_fault(FAULT_FLUSH, -EIO, false, 0);
-}
-
-static void test_flushes_failing_for_good(void **state)
-{
-    (void)state;
-    each_fault(FAULT_FLUSH, -ENOSPC, true, 0);
-}
-
-static void test_failed_truncates(void **state)
-{
-    (void)state;
-    each_fault(FAULT_TRUNCATE, -ENOSPC, false, 0);
-    each_fault(FAULT_TRUNCATE, -EIO, true, 0);
-}
-
-static void test_failed_punches(void **state)
-{
-    (void)state;
-    each_fault(FAULT_PUNCH, -EIO, false, 0);
-    each_fault(FAULT_PUNCH, -ENOTSUP, true, 0);
-}
-
-static void test_nothing_to_reserve(void **state)
-{
-    (void)state;
-    each_fault(FAULT_RESERVE, -ENOSPC, false, 0);
-    each_fault(FAULT_RESERVE, -ENOSPC, true, 0);
-    each_fault(FAULT_RESERVE, -EIO, false, 0);
-}
-
-static void test_failed_zeroing(void **state)
-{
-    (void)state;
-    each_fault(FAULT_ZERO, -EIO, false, 0);
-    each_fault(FAULT_ZERO, -ENOTSUP, true, 0);
-}
-
-static void test_anything_fails(void **state)
-{
-    (void)state;
-    each_fault(FAULT_ANY, -EIO, false, 0);
-    each_fault(FAULT_ANY, -EIO, true, 0);
+    for (const struct fault_plan *plan = *state; plan->error; plan++)
+        each_fault(*plan);
 }
 
 /* Bringing a dirty log into place fails at each of its calls; the next opening does it. */
@@ -284,7 +210,7 @@ static void test_full_disk_recovers(void **state)
 
 /* Each kind of call of a child fails: while bitmap blocks are allocated, slices with stale bits are cleared, payload is written,
  * bits are set, blocks promoted.  What the requests said is what is found. */
-static void each_fault_in_child(enum fault_kind kind, int error, bool forever, size_t bytes_done)
+static void each_fault_in_child(struct fault_plan plan)
 {
     const struct crash_setup plain = setup;
 
@@ -292,62 +218,19 @@ static void each_fault_in_child(enum fault_kind kind, int error, bool forever, s
     setup.parent_block_mib = 2;
     setup.sector_size = 4096;
     setup.nr_blocks = 3;
-    setup.stale_bits = setup.foreign_space = setup.cannot_punch = kind == FAULT_ZERO || forever;
+    setup.stale_bits = setup.foreign_space = setup.cannot_punch = plan.kind == FAULT_ZERO || plan.forever;
     if (!setup.stale_bits) { /* a bitmap block for each */
         setup.block_stride = 4096;
         setup.virtual_mib = 4096 * setup.nr_blocks;
     }
-    each_fault(kind, error, forever, bytes_done);
+    each_fault(plan);
     setup = plain;
 }
 
-static void test_child_failed_writes(void **state)
+static void test_faults_in_child(void **state)
 {
-    (void)state;
-    each_fault_in_child(FAULT_WRITE, -EIO, false, 1024);
-}
-
-static void test_child_no_space(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_WRITE, -ENOSPC, false, 512);
-}
-
-static void test_child_failed_flushes(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_FLUSH, -EIO, false, 0);
-}
-
-static void test_child_failed_zeroing(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_ZERO, -EIO, false, 0);
-}
-
-static void test_child_failed_growth(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_TRUNCATE, -ENOSPC, false, 0);
-}
-
-static void test_child_nothing_to_reserve(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_RESERVE, -ENOSPC, false, 0);
-    each_fault_in_child(FAULT_RESERVE, -ENOSPC, true, 0);
-}
-
-static void test_child_failed_reads(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_READ, -EIO, false, 0);
-}
-
-static void test_child_anything_fails_for_good(void **state)
-{
-    (void)state;
-    each_fault_in_child(FAULT_ANY, -EIO, true, 0);
+    for (const struct fault_plan *plan = *state; plan->error; plan++)
+        each_fault_in_child(*plan);
 }
 
 /* The parent cannot be read when a sector has to be completed: the write fails, nothing is poisoned, and what the sector shows
@@ -384,32 +267,38 @@ static void test_parent_cannot_be_read(void **state)
     crash_run_destroy(&run);
 }
 
+/* faults_test(name, plans...): a row of the table; .nth is counted up */
+#define faults_test(name, ...)       {#name, test_faults, NULL, NULL, (struct fault_plan[]){__VA_ARGS__, {.error = 0}}}
+#define child_faults_test(name, ...) {#name, test_faults_in_child, NULL, NULL, (struct fault_plan[]){__VA_ARGS__, {.error = 0}}}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest of_children[] = {
-        cmocka_unit_test(test_child_failed_writes),
-        cmocka_unit_test(test_child_no_space),
-        cmocka_unit_test(test_child_failed_flushes),
-        cmocka_unit_test(test_child_failed_zeroing),
-        cmocka_unit_test(test_child_failed_growth),
-        cmocka_unit_test(test_child_nothing_to_reserve),
-        cmocka_unit_test(test_child_failed_reads),
-        cmocka_unit_test(test_child_anything_fails_for_good),
+        child_faults_test(test_child_failed_writes, {FAULT_WRITE, .error = -EIO, .bytes_done = 1024}),
+        child_faults_test(test_child_no_space, {FAULT_WRITE, .error = -ENOSPC, .bytes_done = 512}),
+        child_faults_test(test_child_failed_flushes, {FAULT_FLUSH, .error = -EIO}),
+        child_faults_test(test_child_failed_zeroing, {FAULT_ZERO, .error = -EIO}),
+        child_faults_test(test_child_failed_growth, {FAULT_TRUNCATE, .error = -ENOSPC}),
+        child_faults_test(test_child_nothing_to_reserve, {FAULT_RESERVE, .error = -ENOSPC},
+                          {FAULT_RESERVE, .error = -ENOSPC, .forever = true}),
+        child_faults_test(test_child_failed_reads, {FAULT_READ, .error = -EIO}),
+        child_faults_test(test_child_anything_fails_for_good, {FAULT_ANY, .error = -EIO, .forever = true}),
         cmocka_unit_test(test_parent_cannot_be_read),
     };
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_failed_writes),
-        cmocka_unit_test(test_torn_writes),
-        cmocka_unit_test(test_writes_failing_for_good),
-        cmocka_unit_test(test_no_space),
-        cmocka_unit_test(test_no_space_for_good),
-        cmocka_unit_test(test_failed_flushes),
-        cmocka_unit_test(test_flushes_failing_for_good),
-        cmocka_unit_test(test_failed_truncates),
-        cmocka_unit_test(test_failed_punches),
-        cmocka_unit_test(test_nothing_to_reserve),
-        cmocka_unit_test(test_failed_zeroing),
-        cmocka_unit_test(test_anything_fails),
+        faults_test(test_failed_writes, {FAULT_WRITE, .error = -EIO}),
+        faults_test(test_torn_writes, {FAULT_WRITE, .error = -EIO, .bytes_done = 1024}),
+        faults_test(test_writes_failing_for_good, {FAULT_WRITE, .error = -EIO, .forever = true}),
+        faults_test(test_no_space, {FAULT_WRITE, .error = -ENOSPC, .bytes_done = 512}),
+        faults_test(test_no_space_for_good, {FAULT_WRITE, .error = -ENOSPC, .forever = true}),
+        faults_test(test_failed_flushes, {FAULT_FLUSH, .error = -EIO}),
+        faults_test(test_flushes_failing_for_good, {FAULT_FLUSH, .error = -ENOSPC, .forever = true}),
+        faults_test(test_failed_truncates, {FAULT_TRUNCATE, .error = -ENOSPC}, {FAULT_TRUNCATE, .error = -EIO, .forever = true}),
+        faults_test(test_failed_punches, {FAULT_PUNCH, .error = -EIO}, {FAULT_PUNCH, .error = -ENOTSUP, .forever = true}),
+        faults_test(test_nothing_to_reserve, {FAULT_RESERVE, .error = -ENOSPC},
+                    {FAULT_RESERVE, .error = -ENOSPC, .forever = true}, {FAULT_RESERVE, .error = -EIO}),
+        faults_test(test_failed_zeroing, {FAULT_ZERO, .error = -EIO}, {FAULT_ZERO, .error = -ENOTSUP, .forever = true}),
+        faults_test(test_anything_fails, {FAULT_ANY, .error = -EIO}, {FAULT_ANY, .error = -EIO, .forever = true}),
         cmocka_unit_test(test_faults_in_replay),
         cmocka_unit_test(test_faults_in_close),
         cmocka_unit_test(test_full_disk_recovers),
