@@ -8,7 +8,6 @@ import random
 import resource
 import struct
 import subprocess
-import time
 
 import pytest
 from cli_support import held_by_qemu
@@ -166,7 +165,7 @@ def rich_image(tmp_path):
 
 def survives(vhdx, path):
     """The check ends with a verdict, and a verdict of "usable" is no lie."""
-    result = vhdx("check", "--json", path, timeout=60)
+    result = vhdx("check", "--json", path, timeout=300)
     assert result.rc in (0, 1, 2, 3), result.describe()
     assert "Sanitizer" not in result.err and "runtime error" not in result.err
     if result.rc in (0, 3):
@@ -208,9 +207,9 @@ def test_table_of_random_entries(vhdx, tmp_path):
         file.seek(built.where("bat"))
         for _ in range(8):
             file.write(b"".join(struct.pack("<Q", random.getrandbits(24)) for _ in range(1 << 17)))
-    start = time.monotonic()
+    start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     document = check(vhdx, built.path, 2)
-    assert time.monotonic() - start < 60
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start < 60
     assert document["corruptions"] > 1000000 and len(document["findings"]) < 2000
 
 
@@ -218,14 +217,15 @@ def test_table_of_random_entries(vhdx, tmp_path):
 
 @pytest.fixture
 def limited(vhdx, vhdx_path, sanitizer):
-    """check() with 64 MiB of memory and 10 s."""
+    """check() with 64 MiB of memory and 10 s of processor time."""
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (64 * MiB, 64 * MiB))
+        resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
 
     def run(path, rc):
         if sanitizer not in ("none", ""):
             return check(vhdx, path, rc)    # their shadow memory needs terabytes of addresses
-        done = subprocess.run([vhdx_path, "check", "--json", path], preexec_fn=limit, capture_output=True, timeout=10,
+        done = subprocess.run([vhdx_path, "check", "--json", path], preexec_fn=limit, capture_output=True, timeout=300,
                               check=False)
         assert done.returncode == rc, done.stderr
         return json.loads(done.stdout)
