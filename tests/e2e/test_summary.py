@@ -67,7 +67,7 @@ PROGRAMS = {
     "crash": "echo 1..2; echo ok 1 - a; kill -SEGV $$",
     "leak": "echo 1..1; echo ok 1 - a; exit 99",
     "bells": r"echo 1..2; echo ok 1 - a; printf 'not ok 2 - b\n# \033[1m bell \a\n'",
-    "slow": "echo 1..2; echo ok 1 - a; exec sleep 30",
+    "slow": "echo 1..2; echo ok 1 - a; exec sleep 300",
 }
 # Each fails when it is run for the first time.
 TIMING_PROGRAMS = {
@@ -89,13 +89,13 @@ def project(tmp_path_factory):
     lines = ["project('ends')", "sh = find_program('sh')", f"python = find_program('{sys.executable}')"]
     for name, script in PROGRAMS.items():
         (source / f"{name}.sh").write_text(script + "\n")
-        lines.append(f"test('{name}', sh, args: '{source / name}.sh', protocol: 'tap', suite: 'sh', timeout: 2)")
+        lines.append(f"test('{name}', sh, args: '{source / name}.sh', protocol: 'tap', suite: 'sh', timeout: {10 if name == 'slow' else 300})")
     for name, script in TIMING_PROGRAMS.items():
         (source / f"{name}.sh").write_text(script + "\n")
         lines.append(f"test('{name}', sh, args: '{source / name}.sh', protocol: 'tap', suite: ['sh', 'timing'], timeout: 60)")
     for name in ("test_ends", "test_whole", "test_import"):
         lines.append(f"test('{name}', python, args: ['-m', 'pytest', '-p', 'pytest_tap_stream', '-p', "
-                     f"'no:cacheprovider', '{source / name}.py'], protocol: 'tap', suite: 'py', timeout: 60)")
+                     f"'no:cacheprovider', '{source / name}.py'], protocol: 'tap', suite: 'py', timeout: 300)")
     (source / "meson.build").write_text("\n".join(lines) + "\n")
     build = source / "build"
     # This test runs inside a "meson test" itself: the inner one must not see the outer one's variables.
