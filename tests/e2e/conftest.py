@@ -80,7 +80,7 @@ class Result:
         return f"<{shlex.join(self.argv)} -> {self.rc}, stderr {self.err.strip()!r}>"
 
 
-def run_program(argv, *, rc=None, stdin=b"", timeout=120, cwd=None, env=None):
+def run_program(argv, *, rc=None, stdin=b"", timeout=300, cwd=None, env=None):
     """Run argv to its end.  rc: the exit status that the test expects, None for any.  env adds to the environment."""
     argv = [os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in argv]
     try:

@@ -254,7 +254,7 @@ def test_force_replaces_at_the_end_only(vhdx_path, vhdx, raw, tmp_path):
         assert path.read_bytes() == b"old"
         process.stdin.write(content[20 * MiB:])
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     expect_content(vhdx, path, raw)
     assert names_in(tmp_path) == ["disk.vhdx"]
 
@@ -265,7 +265,7 @@ def test_a_file_that_appears_meanwhile_is_left_alone(vhdx_path, tmp_path):
                           stderr=subprocess.PIPE) as process:
         wait_for_open_file(process.pid, tmp_path)
         path.write_bytes(b"theirs")
-        err = process.communicate(b"x" * MiB, timeout=60)[1]
+        err = process.communicate(b"x" * MiB, timeout=300)[1]
     assert process.returncode == 1 and b"meanwhile" in err
     assert path.read_bytes() == b"theirs" and names_in(tmp_path) == ["disk.vhdx"]
 
@@ -282,7 +282,7 @@ def test_stopping_leaves_what_was_there(vhdx_path, tmp_path, number, old):
         process.stdin.write(b"x" * (3 * MiB))
         process.stdin.flush()
         process.send_signal(number)
-        assert process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+        assert process.wait(300) == (-number if number == signal.SIGKILL else 128 + number)
         err = process.stderr.read()
         process.stdin.close()
     assert number == signal.SIGKILL or b"nothing was created" in err

@@ -204,7 +204,7 @@ def test_interrupted_preallocation_leaves_nothing(vhdx_path, tmp_path):
                           stderr=subprocess.PIPE) as process:
         wait_for_open_file(process.pid, tmp_path)
         process.send_signal(signal.SIGTERM)
-        err = process.communicate(timeout=60)[1].decode()
+        err = process.communicate(timeout=300)[1].decode()
     assert names_in(tmp_path) == []
     assert process.returncode == 143 and "nothing was created" in err
 

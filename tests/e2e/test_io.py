@@ -149,7 +149,7 @@ def test_standard_input_a_little_at_a_time(vhdx_path, image):
             process.stdin.write(piece)
             process.stdin.flush()
             time.sleep(0.05)
-        assert process.communicate(timeout=30)[0] == b"8 MiB\n" * 3 and process.returncode == 0
+        assert process.communicate(timeout=300)[0] == b"8 MiB\n" * 3 and process.returncode == 0
 
 
 def test_a_line_without_end(vhdx, image):
@@ -188,7 +188,7 @@ def test_a_prompt_on_a_terminal(vhdx_path, vhdx, image):
     with subprocess.Popen([vhdx_path, "io", image], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.close(slave)
         os.write(master, b"length\nfoo\nwrite -q -P 1 0 9\nread -P 1 0 9\n\x04")
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     os.close(master)
     assert process.returncode == 1
     assert untimed(out.decode()) == ("vhdx> 8 MiB\nvhdx> vhdx> vhdx> read 9/9 bytes at offset 0\n9 bytes, 1 ops; TIME\nvhdx> \n")
@@ -227,7 +227,7 @@ def test_signals_close_the_image(vhdx_path, vhdx, image, number, line):
             held.process.stdin.flush()
         time.sleep(0.1)
         held.process.send_signal(number)
-        assert held.process.wait(30) == 128 + number
+        assert held.process.wait(300) == 128 + number
         assert held.process.stderr.read() == b""
     expect_no_errors(vhdx, image)
     vhdx("io", image, "-c", "read -P 1 0 1M", rc=0)

@@ -441,7 +441,7 @@ def test_whenever_it_dies_the_child_shows_the_same_and_the_merge_completes(vhdx,
             pathlib.Path(path).write_bytes(content)
         done = subprocess.run([strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
                                f"inject={call}:error=EIO:signal=SIGKILL:when={nr_deaths + 1}", vhdx_path, "merge", child.path],
-                              capture_output=True, timeout=60, check=False)
+                              capture_output=True, timeout=300, check=False)
         died = done.returncode != 0
         nr_deaths += died
         must_read(vhdx, child.path, child, tmp_path)

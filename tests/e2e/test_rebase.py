@@ -185,7 +185,7 @@ def test_signal(vhdx, vhdx_path, tool, moved, tmp_path, call, rc):
     strace, before = find_strace(tool), sha256(moved.path)
     done = subprocess.run([strace, "-qq", "-o", "/dev/null", "-P", tmp_path / "there", "-P", moved.path, "-e", f"trace={call}",
                            "-e", f"inject={call}:signal=SIGINT:when=1", vhdx_path, "rebase", "--find", tmp_path / "there", moved.path],
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == rc, done.stderr
     assert (sha256(moved.path) == before) == (rc != 0)
     if rc == 0:

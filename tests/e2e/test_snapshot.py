@@ -337,7 +337,7 @@ def stop_delete(disk, state, vhdx_path, tool, call, number, must=True):
     strace = find_strace(tool)
     done = subprocess.run([strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
                            f"inject={call}:signal=SIGKILL:when={number}", vhdx_path, "snapshot", "--delete", disk, state],
-                          capture_output=True, timeout=60, check=False)
+                          capture_output=True, timeout=300, check=False)
     assert done.returncode in ((-9, 137) if must else (0, -9, 137)), done.stderr
     return done.returncode != 0
 
@@ -440,13 +440,13 @@ def test_who_may_make_a_state_a_mixture_is_looked_for(vhdx, vhdx_path, tool, hal
     os.rename(half_deleted, tmp_path / "web.disk")
     complete = is_marked(vhdx, tmp_path / "web.disk") == "complete"
     arguments = [vhdx_path, "create", "-q", "--parent", two, tmp_path / "new.avhdx"]
-    done = subprocess.run([strace, "-y", "-qq", "-o", log, "-e", "trace=openat", *arguments], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([strace, "-y", "-qq", "-o", log, "-e", "trace=openat", *arguments], capture_output=True, timeout=300, check=False)
     assert done.returncode == (0 if complete else 1), done.stderr
     opened = [line for line in log.read_text().splitlines() if "O_PATH" not in line]
     assert [any(name in line for line in opened) for name in ("web.disk", "film.iso")] == [True, False]
     arguments[-1] = tmp_path / "newer.avhdx"
     done = subprocess.run([strace, "-qq", "-o", log, "-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO", *arguments],
-                          capture_output=True, timeout=60, check=False)
+                          capture_output=True, timeout=300, check=False)
     assert done.returncode == 1 and b"cannot list the folder" in done.stderr
 
 

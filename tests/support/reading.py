@@ -83,7 +83,7 @@ def run_limited(argv, memory_mib, seconds, *, file_mib=None, nr_files=None, cwd=
     shell = "; ".join(f"ulimit -{letter} {value}" for letter, value in limits.items() if value is not None)
     with tempfile.TemporaryFile() as out:
         done = subprocess.run(["/bin/sh", "-c", f'{shell}; exec "$@"', "sh", *[os.fspath(a) for a in argv]], stdout=out,
-                              stderr=subprocess.PIPE, timeout=seconds * 4 + 20, stdin=subprocess.DEVNULL, check=False,
+                              stderr=subprocess.PIPE, timeout=seconds * 4 + 280, stdin=subprocess.DEVNULL, check=False,
                               cwd=cwd, env={**os.environ, "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"})
         out.seek(0)
         done.stdout = out.read()

@@ -174,12 +174,12 @@ class Held:
 
     def end(self):
         """Close it properly; returns exit status and stderr."""
-        _, err = self.process.communicate(timeout=60)
+        _, err = self.process.communicate(timeout=300)
         return self.process.returncode, err.decode()
 
     def kill(self):
         self.process.kill()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=300)
 
     def __enter__(self):
         return self
