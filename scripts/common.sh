@@ -47,6 +47,19 @@ show_if_failing() {
     return "$status"
 }
 
+# patiently COMMAND...: run what needs the network; if it fails try again, three times, after longer and longer pauses.
+patiently() {
+    local pause
+    for pause in 5 20 60; do
+        if "$@"; then
+            return
+        fi
+        warn "trying again in $pause s: $*"
+        sleep "$pause"
+    done
+    "$@"
+}
+
 # configure FOLDER MESON-OPTIONS...: set up a build folder, or bring an existing one up to date.
 configure() {
     local folder=$1

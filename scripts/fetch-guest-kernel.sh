@@ -35,8 +35,8 @@ if ! download >/dev/null 2>&1; then # the lists of packages are missing, or olde
     if ((EUID != 0)); then
         as_root=(sudo)
     fi
-    "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=300 update || true
-    show_if_failing download || die "apt-get could not download linux-image-cloud-amd64: see above"
+    patiently "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=300 update || true
+    patiently show_if_failing download || die "apt-get could not download linux-image-cloud-amd64: see above"
 fi
 dpkg-deb -x "$unpacked"/linux-image-*.deb "$unpacked"
 modules=("$unpacked"/lib/modules/*/kernel)

@@ -62,6 +62,8 @@ fi
 
 say "Installing ${missing[*]}"
 as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
-"${as_root[@]}" update
-show_if_failing "${as_root[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null ||
+install_missing() {
+    "${as_root[@]}" update && "${as_root[@]}" install -y --no-install-recommends "${missing[@]}"
+}
+patiently show_if_failing install_missing </dev/null ||
     die "apt-get could not install them: see above; then run this again"
