@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What every end-to-end test may ask for.
 
-Programs:  vhdx, qemu_img (both: callable -> Result), tool (path of any other program, or skip)
+Programs:  vhdx, qemu_img (both: callable -> Result), qemu_io (commands for it), tool (path of any other program, or skip)
 Images:    real_images, real_image_sha256
 Needs:     need_root, need_ordinary_user, need_fuse, need_loop (skip with the reason where the machine cannot)
 Places:    source_root, build_root, library
@@ -139,6 +139,17 @@ def qemu_img():
 
     def run(*args, rc=0, **keywords):
         return run_program([path, *args], rc=rc, **keywords)
+    return run
+
+
+@pytest.fixture(scope="session")
+def qemu_io(tool):
+    """qemu_io(image, ["read 0 1"], "-r", rc=0): commands of qemu-io, one after the other."""
+    path = tool("qemu-io")
+
+    def run(image, lines, *options, rc=0):
+        commands = [word for line in lines for word in ("-c", line)]
+        return run_program([path, "-f", "vhdx", *options, *commands, image], rc=rc)
     return run
 
 

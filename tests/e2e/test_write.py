@@ -33,16 +33,6 @@ def io(vhdx):
     return run
 
 
-@pytest.fixture(scope="session")
-def qemu_io(tool):
-    path = tool("qemu-io")
-
-    def run(image, lines, *options, rc=0):
-        commands = [word for line in lines for word in ("-c", line)]
-        return run_program([path, "-f", "vhdx", *options, *commands, image], rc=rc)
-    return run
-
-
 @pytest.fixture
 def quick():
     """A folder where flushing costs nothing, for tests that do not look at the file system."""

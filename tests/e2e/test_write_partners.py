@@ -18,16 +18,6 @@ from writing import Held, Model, assert_disk_is, expect_no_errors, random_comman
 SIZE = 40 * MiB
 
 
-@pytest.fixture(scope="session")
-def qemu_io(tool):
-    path = tool("qemu-io")
-
-    def run(image, lines, *options, rc=0):
-        commands = [word for line in lines for word in ("-c", line)]
-        return run_program([path, "-f", "vhdx", *options, *commands, image], rc=rc)
-    return run
-
-
 @pytest.fixture(params=["dynamic 1M", "fixed 2M"])
 def image(request, qemu_img, tmp_path):
     subformat, block = request.param.split()
