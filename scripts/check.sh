@@ -4,7 +4,8 @@
 # valgrind, and a little fuzzing.  Whatever breaks, the rest still runs; the last line is "N passed, N failed, N skipped".
 #
 # BUILD (build/) names the plain build folder, the others stand beside it.  VHDX_REAL_IMAGES: a folder with images made
-# by Windows.  VHDX_FUZZ_SECONDS: how long each fuzzer runs (10).  RUNS: only these, as "gcc asan".
+# by Windows.  VHDX_FUZZ_SECONDS: how long each fuzzer runs (10), VHDX_FUZZ_SEED: with which seed (1; 0: any).
+# RUNS: only these, as "gcc asan".
 set -euo pipefail
 # shellcheck source=scripts/test-runs.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/test-runs.sh"
@@ -14,6 +15,7 @@ trap 'exit 130' INT
 export VHDX_GUEST_KERNEL=${VHDX_GUEST_KERNEL:-$BUILD-guest-kernel}
 "$SOURCE_ROOT/scripts/fetch-guest-kernel.sh" || warn 'no kernel for guests: the tests that boot one will skip'
 export VHDX_FUZZ_SECONDS=${VHDX_FUZZ_SECONDS:-10}
+export VHDX_FUZZ_SEED=${VHDX_FUZZ_SEED:-1} # what fails is what a change has broken; check-long.sh looks for more
 
 RUNS=${RUNS:-gcc clang asan tsan valgrind fuzz}
 plain_is_built=
