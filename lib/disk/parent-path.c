@@ -428,8 +428,10 @@ int parent_is_where_recorded(struct folder_names *names, const char *child_path,
         r = find_folders(parent_path, folders + 2);
     for (unsigned i = 0; r == 0 && i < 4; i++)
         r = allowed_roots_add(&roots, folders[i]);
-    if (r == 0)
-        r = leads_to(&roots, folders[0], path.rest, parent);
+    for (unsigned i = 0; r == 0 && i < 2; i++) { /* a child named by a link is where that leads, too, as for try_relative() */
+        if (folders[i])
+            r = leads_to(&roots, folders[i], path.rest, parent);
+    }
     allowed_roots_free(&roots);
     for (unsigned i = 0; i < 4; i++)
         free(folders[i]);

@@ -40,9 +40,9 @@ struct parent_search {
 int parent_candidates(const struct parent_policy *policy, const char *child_path, const uint8_t *locator,
                       parent_candidate_fn *fn, void *opaque, struct parent_search *search);
 
-/* Does relative_path name this file, which was found as parent_path?  It is followed into the folders of both images and nowhere
- * else, so nothing is touched or told of what else may be there (8.5 rule 11).  names: as in the policy.  1: yes, 0: no; -ENOMEM.
- */
+/* Does relative_path name this file, which was found as parent_path, from a folder of the child: by its name, or where it really
+ * lies?  It is followed into the folders of both images and nowhere else, so nothing is touched or told of what else may be there
+ * (8.5 rule 11).  names: as in the policy.  1: yes, 0: no; -ENOMEM. */
 int parent_is_where_recorded(struct folder_names *names, const char *child_path, const char *parent_path, const uint8_t *locator,
                              const struct storage_identity *parent);
 

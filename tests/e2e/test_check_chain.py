@@ -46,6 +46,21 @@ def test_parent_found_by_another_path(vhdx, tmp_path, parent):
     assert document["findings"][0]["repairable"]
 
 
+def test_through_a_link(vhdx, tmp_path):
+    """The parent is found where the image really lies, so its path is judged from there, too."""
+    (tmp_path / "real").mkdir()
+    child = disk(2, parent=disk(1).build(tmp_path / "real" / "parent.vhdx")).build(tmp_path / "real" / "child.vhdx")
+    (tmp_path / "here.vhdx").symlink_to("real/child.vhdx")
+    (tmp_path / "folder").symlink_to("real")
+    assert check(vhdx, tmp_path / "here.vhdx", 0)[0] == check(vhdx, tmp_path / "folder" / "child.vhdx", 0)[0] == set()
+    assert "relative path" not in vhdx("chain", tmp_path / "here.vhdx", rc=0).out
+    (tmp_path / "real" / "deep").mkdir()
+    os.rename(child.path, tmp_path / "real" / "deep" / "child.vhdx")
+    (tmp_path / "here.vhdx").unlink()
+    (tmp_path / "here.vhdx").symlink_to("real/deep/child.vhdx")
+    assert check(vhdx, tmp_path / "here.vhdx", 0, "--parent-dir", tmp_path / "real")[0] == {(51, "warning")}
+
+
 def test_parent_named_by_the_user(vhdx, tmp_path, parent):
     child = disk(2, parent=parent)
     child.locator = Locator([("parent_linkage", braced(parent.data_write_guid))])     # no path at all
