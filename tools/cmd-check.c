@@ -25,7 +25,14 @@ struct printer {
     struct document doc;
     bool begun; /* of the JSON document; an image that cannot even be judged gives none */
     uint64_t nr_leaks;
+    bool damaged; /* an error was found that is the image's own, and not that of its chain */
 };
+
+/* Rules 50 to 55 are about where the parents are and what they are: the image is as good as ever once they are found. */
+static bool is_of_chain(uint32_t rule)
+{
+    return rule >= 50 && rule <= 55;
+}
 
 static void begin_json(struct printer *p)
 {
@@ -56,6 +63,8 @@ static void print_finding(void *opaque, const struct vhdx_finding *finding)
 
     if (finding->severity == VHDX_LEAK)
         p->nr_leaks++;
+    if (finding->severity == VHDX_ERROR && !is_of_chain(finding->rule))
+        p->damaged = true;
     if (common.output == OUTPUT_JSON) {
         print_finding_json(p, finding);
         return;
@@ -110,7 +119,10 @@ static void print_result_human(const struct printer *p, const struct vhdx_check_
         print_count(result->nr_notes, "note", "notes");
     printf(".\n%" PRIu64 " of %" PRIu64 " blocks are allocated; the last structure ends at %s.\n",
            result->allocated_blocks, result->total_blocks, size_full(result->image_end_offset, size));
-    puts(!result->usable         ? "The image is damaged: not all of it can be read."
+    puts(p->damaged || (!result->usable && result->nr_errors == 0) ? "The image is damaged: not all of it can be read."
+         : !result->usable       ? "The image itself is sound as far as it was checked, but its chain is broken: what the parents hold cannot be "
+                                   "read. 'vhdx rebase --find DIR' mends the link to a parent that was moved or renamed; --parent-dir and "
+                                   "--allow-parent-path look for parents in more places."
          : result->replay_needed ? "The image is usable after replay of its log."
                                  : "The image is usable as it is.");
 }

@@ -76,6 +76,23 @@ def test_parent_missing(vhdx, tmp_path, parent):
     assert found == {(52, "error")} and not document["usable"]
 
 
+def test_broken_chain_is_not_called_a_damaged_image(vhdx, tmp_path, parent):
+    """Who reads "damaged" restores a good image from its backup."""
+    child = disk(2, parent=parent).build(tmp_path / "child.vhdx")
+    os.rename(parent.path, tmp_path / "elsewhere.vhdx")
+    out = vhdx("check", child.path, rc=2).out
+    assert "damaged" not in out and "image itself is sound" in out
+    for remedy in ("vhdx rebase --find", "--parent-dir", "--allow-parent-path"):
+        assert remedy in out.splitlines()[-1]
+    disk(1, data_write_guid=bytes(range(16))).build(parent.path)
+    assert "image itself is sound" in vhdx("check", child.path, rc=2).out
+    child = disk(3, parent=parent)
+    child.set_block(6, raw=6 | 1 << 40)
+    os.unlink(parent.path)
+    out = vhdx("check", child.build(tmp_path / "other.vhdx").path, rc=2).out
+    assert "The image is damaged" in out and "sound" not in out
+
+
 def test_parent_in_a_folder_that_the_user_names(vhdx, tmp_path, parent):
     child = disk(2, parent=parent).build(tmp_path / "child.vhdx")
     (tmp_path / "attic").mkdir()
