@@ -634,6 +634,7 @@ struct vhdx_survey_image {
     size_t merging;          /* index of a child of which a merge into this image was begun and did not come to its end, so that this one may
                               * be whole only under that one; else VHDX_NO_IMAGE */
     const char *relative_path, *volume_path, *absolute_win32_path; /* of the parent, as recorded, UTF-8; NULL: not recorded */
+    bool relative_path_leads; /* to the parent, and not to another file or nowhere */
 };
 
 /* What is known of a folder's images. */

@@ -84,6 +84,15 @@ void print_warning(const char *file, const char *format, ...)
     va_end(args);
 }
 
+void print_note(const char *file, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    put_message(file, "", format, args);
+    va_end(args);
+}
+
 const char *library_message(int code)
 {
     const char *message = vhdx_error_message();

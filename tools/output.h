@@ -18,6 +18,9 @@ void print_error(const char *file, const char *format, ...) __attribute__((forma
 /* The same with "warning: " before the message. */
 void print_warning(const char *file, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
+/* Say what is neither: that there was nothing to do, for example. */
+void print_note(const char *file, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+
 /* Report what the library said about file: as print_error(), but the message may already begin with it. */
 void print_image_error(const char *file, const char *message) __attribute__((cold));
 

@@ -154,12 +154,13 @@ static int remark_on_found(struct survey_image *child, const struct survey_image
     return 0;
 }
 
-static int remark_on_path(const struct vhdx_survey *s, struct survey_image *child, const struct survey_image *parent)
+static int judge_path(const struct vhdx_survey *s, struct survey_image *child, const struct survey_image *parent)
 {
-    int there = 1;
-    if (child->recorded[0])
-        there = parent_is_where_recorded(s->names, child->path, parent->path, child->locator, &parent->identity);
-    if (there == 0)
+    if (!child->recorded[0])
+        return 0;
+    int there = parent_is_where_recorded(s->names, child->path, parent->path, child->locator, &parent->identity);
+    child->relative_path_leads = there > 0;
+    if (there == 0 && !child->remark)
         return remark(child, "the recorded relative path does not lead to the parent; 'vhdx rebase' records it anew");
     return there < 0 ? there : 0;
 }
@@ -243,8 +244,8 @@ static int settle_found(struct vhdx_survey *s, size_t child, size_t found, bool 
     free(c->remark); /* that it is lost */
     c->remark = NULL;
     int r = remark_on_found(c, image_at(s, found));
-    if (r == 0 && !is_moved && !c->remark)
-        r = remark_on_path(s, c, image_at(s, found));
+    if (r == 0 && !is_moved)
+        r = judge_path(s, c, image_at(s, found));
     *(c->link == VHDX_LINK_OK ? &c->parent : &c->instead) = found;
     return r;
 }

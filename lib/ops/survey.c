@@ -210,6 +210,7 @@ int ops_survey_image(const struct vhdx_survey *s, size_t index, struct vhdx_surv
                                         .merging = i->merging,
                                         .relative_path = i->recorded[0],
                                         .volume_path = i->recorded[1],
-                                        .absolute_win32_path = i->recorded[2]};
+                                        .absolute_win32_path = i->recorded[2],
+                                        .relative_path_leads = i->relative_path_leads};
     return 0;
 }

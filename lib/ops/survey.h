@@ -33,6 +33,7 @@ struct survey_image {
     struct vhdx_info info;
     uint8_t *locator; /* the checked item, until the link is known */
     char *recorded[NR_RECORDED_PATHS];
+    bool relative_path_leads;
     enum vhdx_link link;
     char *remark;
     size_t parent, instead;

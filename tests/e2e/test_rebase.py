@@ -96,6 +96,77 @@ def test_found_twice(vhdx, moved, tmp_path):
     assert result.out == f"{tmp_path}/there/copy.vhdx\n" and "golden image.vhdx has the parent's identity as well" in result.err
 
 
+def test_a_link_that_leads_to_its_parent_stays(vhdx, tmp_path):
+    """However many copies come before it, in the same folder or in others."""
+    base = disk(tmp_path / "zgolden.vhdx", 1)
+    child = child_of(base, tmp_path / "child.avhdx", 2,
+                     Locator.windows(base.data_write_guid, "C:\\vm\\zgolden.vhdx", ".\\zgolden.vhdx", "\\\\?\\Volume{x}\\zgolden.vhdx"))
+    (tmp_path / "backup").mkdir()
+    shutil.copy(base.path, tmp_path / "backup" / "golden.vhdx")
+    shutil.copy(base.path, tmp_path / "a copy.vhdx")
+    before = sha256(child.path)
+    for find in (tmp_path, tmp_path / "backup"):
+        for options in ([], ["-n"]):
+            result = vhdx("rebase", "--find", find, *options, child.path, rc=0)
+            assert result.out == f"{base.path}\n" and "nothing is to be done" in result.err and sha256(child.path) == before
+    assert "golden.vhdx has the parent's identity as well" in result.err
+    (tmp_path / "link.vhdx").symlink_to("child.avhdx")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "child.vhdx").symlink_to("../child.avhdx")
+    for name in ("link.vhdx", "links/child.vhdx"):
+        assert "nothing is to be done" in vhdx("rebase", "--find", tmp_path / "backup", tmp_path / name, rc=0).err
+    assert "nothing is" not in vhdx("rebase", "--find", tmp_path, "-q", child.path, rc=0).err and sha256(child.path) == before
+    vhdx("rebase", "--find", tmp_path, "--parent-windows-path", "D:\\zgolden.vhdx", child.path, rc=0)
+    assert locator(vhdx, child.path)["relative_path"] == ".\\zgolden.vhdx"
+    assert locator(vhdx, child.path)["absolute_win32_path"] == "D:\\zgolden.vhdx"
+
+
+def test_a_link_out_of_the_folder_stays(vhdx, tmp_path):
+    """Whoever names the folder that it leads into need not fear for it either."""
+    for folder in ("backup", "base", "vm"):
+        (tmp_path / folder).mkdir()
+    base = disk(tmp_path / "base" / "golden.vhdx", 1)
+    child = child_of(base, tmp_path / "vm" / "child.avhdx", 2, Locator.relative(base.data_write_guid, "..\\base\\golden.vhdx"))
+    shutil.copy(base.path, tmp_path / "backup" / "golden.vhdx")
+    result = vhdx("rebase", "--find", tmp_path, child.path, rc=0)
+    assert result.out == f"{base.path}\n" and "nothing is to be done" in result.err
+
+
+def test_which_of_several(vhdx, tmp_path):
+    """In the child's folder before elsewhere, called as recorded before otherwise, then by path."""
+    for folder in ("a", "b", "vm"):
+        (tmp_path / folder).mkdir()
+    base = disk(tmp_path / "a" / "other.vhdx", 1)
+    child = child_of(base, tmp_path / "vm" / "child.avhdx", 2, Locator.relative(base.data_write_guid, "..\\old\\Golden.vhdx"))
+    places = ["a/other.vhdx", "a/zz.vhdx", "b/golden.vhdx", "vm/another.vhdx", "vm/golden.vhdx"]
+    for place in places[1:]:
+        shutil.copy(base.path, tmp_path / place)
+    (tmp_path / "vm" / "child.vhdx").symlink_to("child.avhdx")
+    for expected in ("vm/golden.vhdx", "vm/another.vhdx", "b/golden.vhdx", "a/other.vhdx", "a/zz.vhdx"):
+        result = vhdx("rebase", "--find", ".", "-n", "vm/child.vhdx", cwd=tmp_path, rc=0)
+        assert result.out == f"{expected}\n"
+        places.remove(expected)
+        assert all(f"{place} has the parent's identity as well; taking {expected}" in result.err for place in places)
+        (tmp_path / expected).unlink()
+
+
+def test_a_parent_found_beside_the_child_only_by_its_name_is_recorded(vhdx, tmp_path):
+    base = disk(tmp_path / "golden.vhdx", 1)
+    child = child_of(base, tmp_path / "child.avhdx", 2, Locator.relative(base.data_write_guid, ".\\old\\golden.vhdx"))
+    vhdx("map", child.path, rc=0)
+    result = vhdx("rebase", "--find", tmp_path, child.path, rc=0)
+    assert result.err == "" and locator(vhdx, child.path)["relative_path"] == ".\\golden.vhdx"
+
+
+def test_a_part_of_a_merge_wins_over_a_link_that_leads_elsewhere(vhdx, tmp_path):
+    copy = disk(tmp_path / "a copy.vhdx", 3)
+    base = disk(tmp_path / "base.vhdx", 1)
+    child = child_of(base, tmp_path / "child.avhdx", 2, Locator.relative(copy.data_write_guid, ".\\a copy.vhdx", linkage2=base.data_write_guid))
+    result = vhdx("rebase", "--find", tmp_path, child.path, rc=0)
+    assert result.out == f"{base.path}\n" and "a copy.vhdx has the parent's identity as well" in result.err
+    assert locator(vhdx, child.path)["relative_path"] == ".\\base.vhdx"
+
+
 def test_not_found(vhdx, moved, tmp_path):
     (tmp_path / "empty").mkdir()
     before = sha256(moved.path)
