@@ -74,7 +74,7 @@ static int run(char **arguments)
                                            : "either --parent or --find must be given; try 'vhdx rebase --help'");
         return EXIT_USAGE;
     }
-    if (check_image_name(name) < 0)
+    if (check_image_name(name) < 0 || (common.parent && *common.parent && check_image_name(common.parent) < 0))
         return EXIT_TROUBLE;
     signals_catch();
     if (settings.find)

@@ -320,6 +320,12 @@ def test_by_links(vhdx, moved, tmp_path):
 
 # ---- refused
 
+@pytest.mark.parametrize("parent, error", [("nbd+unix:///?socket=/nothing", "this needs a file here, not an NBD server"),
+                                           ("-", "standard input cannot be used as an image")])
+def test_a_parent_that_is_no_file(vhdx, moved, parent, error):
+    assert error in vhdx("rebase", "-b", parent, moved.path, rc=1).err
+
+
 @pytest.fixture
 def changed(vhdx, tmp_path):
     """A child whose parent was written to."""
