@@ -28,21 +28,6 @@ static const struct option options[] = {
     {0},
 };
 
-/* A child whose parent is not found without help is easier to understand now than when it is needed. */
-static void tell_how_to_open(const char *name)
-{
-    struct vhdx_open_options open_options = VHDX_OPEN_OPTIONS_INIT;
-    vhdx_disk *disk;
-
-    open_options.flags = VHDX_OPEN_FORCE_SHARE;
-    int code = vhdx_open(name, &open_options, &disk);
-    if (code == 0)
-        vhdx_close(disk);
-    else if (code == VHDX_E_PARENT_POLICY)
-        print_warning(name, "its parent, %s, is in another folder, where it is not looked for unasked: open it with --parent-dir",
-                      settings.parent);
-}
-
 /* The parent's size; 0 if it cannot be told any more. */
 static uint64_t size_of_parent(void)
 {
@@ -76,7 +61,7 @@ static int report(char *name, const struct vhdx_create_options *made)
     char size[SIZE_TEXT_BYTES];
 
     if (made->parent && !common.quiet) {
-        tell_how_to_open(name);
+        tell_how_to_open(name, settings.parent);
         if (made->virtual_size > 0)
             tell_of_size(name, made->virtual_size, parent_size);
     }

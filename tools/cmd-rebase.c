@@ -89,6 +89,8 @@ static int run(char **arguments)
         print_note(name, "the link leads to %s already; nothing is to be done (--parent leads it to another file)", parent);
     if (code == 0 && !done && !settings.dry_run)
         code = *parent ? rebase(name, parent) : flatten(name);
+    if (code == 0 && *parent && !settings.dry_run && !common.quiet)
+        tell_how_to_open(name, parent);
     if (code == 0 && settings.find && (settings.dry_run || !common.quiet)) {
         put_text(stdout, parent);
         putchar('\n');

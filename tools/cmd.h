@@ -99,6 +99,10 @@ int open_image(const char *name, int format, vhdx_disk **disk);
 /* The same with more flags, enum vhdx_open_flags. */
 int open_image_with(const char *name, int format, uint32_t flags, vhdx_disk **disk);
 
+/* Warn if parent, which was just recorded in the image name, is where it is not found without help: that is easier to understand
+ * now than when it is needed. */
+void tell_how_to_open(const char *name, const char *parent);
+
 /* ---- surveys (survey-gaps.c) ---- */
 
 /* Warn of the folders that the survey of name has not looked into.  True: not because of how it was asked for, but it could not.

@@ -188,3 +188,16 @@ int open_image_with(const char *name, int format, uint32_t flags, vhdx_disk **di
     }
     return code;
 }
+
+void tell_how_to_open(const char *name, const char *parent)
+{
+    struct vhdx_open_options options = VHDX_OPEN_OPTIONS_INIT;
+    vhdx_disk *disk;
+
+    options.flags = VHDX_OPEN_FORCE_SHARE;
+    int code = vhdx_open(name, &options, &disk);
+    if (code == 0)
+        vhdx_close(disk);
+    else if (code == VHDX_E_PARENT_POLICY)
+        print_warning(name, "its parent, %s, is in another folder, where it is not looked for unasked: open it with --parent-dir", parent);
+}

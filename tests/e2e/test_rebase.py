@@ -318,6 +318,20 @@ def test_by_links(vhdx, moved, tmp_path):
     assert (tmp_path / "links" / "c.avhdx").is_symlink()
 
 
+def test_a_parent_that_is_not_looked_for_unasked(vhdx, tmp_path):
+    """Whoever does not learn it now learns it when the machine does not start."""
+    (tmp_path / "vm").mkdir()
+    base = disk(tmp_path / "base.vhdx", 1)
+    child = child_of(base, tmp_path / "vm" / "child.avhdx", 2)
+    for options in (["-b", base.path], ["--find", tmp_path]):
+        err = vhdx("rebase", *options, child.path, rc=0).err
+        assert f"its parent, {base.path}, is in another folder, where it is not looked for unasked: open it with --parent-dir" in err
+    assert vhdx("rebase", "-q", "-b", base.path, child.path, rc=0).err == ""
+    assert vhdx("rebase", "--find", tmp_path, "-n", child.path, rc=0).err.count("unasked") == 0
+    vhdx("map", child.path, rc=1)
+    vhdx("map", "--parent-dir", tmp_path, child.path, rc=0)
+
+
 # ---- refused
 
 @pytest.mark.parametrize("parent, error", [("nbd+unix:///?socket=/nothing", "this needs a file here, not an NBD server"),
