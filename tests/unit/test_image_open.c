@@ -453,6 +453,23 @@ static void every_error_while_opening_is_passed_on(void **state)
     }
 }
 
+/* Nor does anybody guess what a file is whose end cannot be read. */
+static void a_foreign_file_that_cannot_be_read_is_an_error(void **state)
+{
+    struct storage *s;
+    struct image *img;
+
+    (void)state;
+    assert_succeeds(storage_memory_new(NULL, 0, &s));
+    assert_succeeds(storage_truncate(s, MIB(4)));
+    for (uint64_t n = 1; n <= 2; n++) { /* reads: beginning, end */
+        fault_arm(&test_fault, &(struct fault_plan){.kind = FAULT_READ, .nth = n, .error = -EIO});
+        assert_int_equal(open_image(s, 0, &img), -EIO);
+    }
+    fault_arm(&test_fault, NULL);
+    storage_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +492,7 @@ int main(void)
         cmocka_unit_test(everything_is_read_as_it_is_after_replay),
         cmocka_unit_test(a_file_that_shrinks_while_open_is_an_error),
         cmocka_unit_test(every_error_while_opening_is_passed_on),
+        cmocka_unit_test(a_foreign_file_that_cannot_be_read_is_an_error),
     };
 
     return cmocka_run_group_tests(tests, init_test_fault, NULL);
