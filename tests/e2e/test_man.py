@@ -2,6 +2,7 @@
 """Manual pages: what --help and vhdx.h say and what the pages say must be the same, both ways."""
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -151,3 +152,30 @@ def test_mandoc_finds_nothing_to_complain_about(source_root, tool):
     pages = sorted((source_root / "man").glob("*.[1-9]"))
     assert pages
     assert run_program([mandoc, "-Tlint", "-W", "warning", *pages], rc=0).out == ""
+
+
+def test_statuses_of_signals_are_told(commands, pages, source_root):
+    """Those of the commands that end in good order when a signal comes."""
+    for command in commands:
+        sources = [source_root / "tools" / f"cmd-{command}.c", *(source_root / "tools").glob(f"{command}-*.c")]
+        catches = any(re.search(r"\bsignals_(catch|exit)\(", path.read_text(encoding="utf-8")) for path in sources)
+        told = re.search(r'^\.BR 129 ", " 130 ", " 143$', section(pages[f"vhdx-{command}.1"], "EXIT STATUS"), re.MULTILINE)
+        assert catches == bool(told), command
+
+
+def test_the_first_page_leads_to_all_others(commands, pages):
+    for name in ("DESCRIPTION", "SEE ALSO"):
+        assert set(re.findall(r"^\.BR vhdx-(\w+) ?\(1\)", section(pages["vhdx.1"], name), re.MULTILINE)) >= set(commands), name
+
+
+@pytest.mark.parametrize("command", ["create", "snapshot"])
+def test_what_only_could_not_be_told_is_done(vhdx_path, pages, tmp_path, command):
+    """As the pages say of status 1."""
+    image = tmp_path / "disk.vhdx"
+    if command == "snapshot":
+        assert run_program([vhdx_path, "create", "-q", image, "1M"]).rc == 0
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([vhdx_path, command, image, "1M"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "standard output: No space left on device" in done.stderr
+    assert image.exists() and (command == "create" or (tmp_path / "disk.1M.vhdx").exists())
+    assert "standard output" in section(pages[f"vhdx-{command}.1"], "EXIT STATUS")
