@@ -304,7 +304,7 @@ const struct command command_chain = {
     .summary = "which images belong together, as a tree, and which links are broken",
     .description = "Draw the chains of all images in the folder PATH and below, or the one that the image PATH is in.\n"
                    "Exit status: 0 all is well, 1 a link is broken, or an image or a folder unreadable.",
-    .tables = {options, options_output},
+    .tables = {options, options_output, options_progress},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

@@ -367,7 +367,7 @@ const struct command command_info = {
     .summary = "what an image is: type, sizes, identities, block states, log, parent",
     .description = "Show what an image is: its type, sizes, GUIDs, creator, block states, log and parent.\n"
                    "An image whose parent is missing is described too, and a damaged one as far as possible.",
-    .tables = {options, options_source_format, options_output, options_images},
+    .tables = {options, options_source_format, options_output, options_no_progress, options_images},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

@@ -175,7 +175,7 @@ const struct command command_map = {
     .description = "Show which ranges of the disk are stored, where, and in which file of the chain.\n"
                    "The table lists stored data only; --json lists every range.  With --since: what an\n"
                    "incremental backup has to read, zeros included.",
-    .tables = {options, options_source_format, options_output, options_images},
+    .tables = {options, options_source_format, options_output, options_no_progress, options_images},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

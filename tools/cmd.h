@@ -25,7 +25,7 @@ enum exit_status {
     EXIT_CHECK_LEAKS = 3,
 };
 
-enum { NR_OPTION_TABLES = 5 };
+enum { NR_OPTION_TABLES = 6 };
 
 struct command {
     const char *name;
@@ -56,7 +56,7 @@ struct common_settings {
 };
 
 extern struct common_settings common;
-extern const struct option options_output[], options_progress[], options_images[], options_source_format[];
+extern const struct option options_output[], options_progress[], options_no_progress[], options_images[], options_source_format[];
 
 /* ---- opening images (open.c) ---- */
 

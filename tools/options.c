@@ -30,6 +30,13 @@ const struct option options_progress[] = {
     {0},
 };
 
+/* Of commands that take no time, and print nothing but what was asked for. */
+const struct option options_no_progress[] = {
+    {'p', "progress", OPTION_FLAG, &common.progress, NULL, "taken as by every command; there is no progress to show here"},
+    {'q', "quiet", OPTION_FLAG, &common.quiet, NULL, "taken as by every command; nothing is left out here"},
+    {0},
+};
+
 const struct option options_source_format[] = {
     {'f', "source-format", OPTION_CHOICE, &common.source_format, "auto|vhdx|raw",
      "format of the image (default auto: VHDX, or an error)"},

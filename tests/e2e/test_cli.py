@@ -294,3 +294,12 @@ def test_completion_of_values(complete, tmp_path):
     assert complete("info", "--json", "a", cwd=tmp_path) == ["a.vhdx"]
     assert complete("info", "--parent-dir", "", cwd=tmp_path) == ["folder"]
     assert complete("map", "--start-offset", "", cwd=tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["info", "map", "chain"])
+def test_options_of_every_command(vhdx, dynamic, command):
+    """What prints only what was asked for leaves nothing out."""
+    plain = vhdx(command, dynamic.path, rc=0).out
+    for options in (["-q"], ["-p"], ["--quiet", "--progress"]):
+        result = vhdx(command, *options, dynamic.path, rc=0)
+        assert result.out == plain and (result.err == "" or "100 %" in result.err)
