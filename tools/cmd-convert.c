@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "change-report.h"
 #include "convert-into.h"
 #include "create-settings.h"
 #include "output.h"
@@ -85,6 +86,12 @@ static void copy_options_fill(struct vhdx_copy_options *copy_options)
     copy_options->progress = progress_step;
 }
 
+static void report(const char *source_name, const char *target_name, uint64_t size)
+{
+    if (common.output == OUTPUT_JSON)
+        report_copied(source_name, target_name, settings.target_format == TARGET_VHDX, size);
+}
+
 /* ---- raw targets ---- */
 
 /* A vhdx_progress_fn.  The first call says that the target is ours, so from then on nothing unfinished may stay there. */
@@ -149,6 +156,8 @@ static int convert_to_raw(const char *source_name, const char *target_name)
         limit_waiting_for(source_name);
         status = copy(source, &target);
         target_close(&target);
+        if (status == EXIT_OK)
+            report(source_name, target_name, vhdx_size(source));
     }
     vhdx_close(source);
     return status;
@@ -217,10 +226,12 @@ static int convert_to_image(const char *source_name, const char *target_name)
     signals_catch();
     limit_waiting_for(source_name);
     int code = copy_to_image(source, target_name, &create_options, &bytes, &target_failed);
-    if (code == 0)
+    if (code == 0) {
         tell_of_padding(target_name, bytes, &create_options);
-    else
+        report(source_name, target_name, bytes);
+    } else {
         status = report_image(source_name, target_name, code, target_failed);
+    }
     vhdx_close(source);
     return status;
 }
@@ -302,8 +313,20 @@ static int convert_to_existing(const char *source_name, const char *target_name)
     int status = EXIT_TROUBLE;
     if (check_existing(source_name, source, target_name) == 0)
         status = convert_into(source, source_name, target_name, flags, &copy_options);
+    if (status == EXIT_OK)
+        report(source_name, target_name, vhdx_size(source));
     vhdx_close(source);
     return status;
+}
+
+/* One stream cannot take both the disk and the document. */
+static bool is_standard_output(const char *target_name)
+{
+    struct stat target, out;
+
+    return strcmp(target_name, "-") == 0 ||
+           (stat(target_name, &target) == 0 && fstat(STDOUT_FILENO, &out) == 0 && !S_ISCHR(out.st_mode) && target.st_dev == out.st_dev &&
+            target.st_ino == out.st_ino);
 }
 
 static bool ends_like_an_image(const char *name)
@@ -320,6 +343,10 @@ static int run(char **arguments)
 
     if (status != EXIT_OK)
         return status;
+    if (common.output == OUTPUT_JSON && is_standard_output(target_name)) {
+        print_error(NULL, "--json prints to standard output, so the disk cannot go there; try 'vhdx convert --help'");
+        return EXIT_USAGE;
+    }
     if (check_source(source_name) < 0)
         return EXIT_TROUBLE;
     if (settings.target_format == TARGET_VHDX ? check_image_target(target_name) < 0
@@ -342,7 +369,7 @@ const struct command command_convert = {
         "Copy the disk SRC, flattened if it has parents, to DST: as a raw disk to a file, a block device, an\n"
         "NBD server, or '-' for standard output; with -O vhdx into an image, which with -n exists already.\n"
         "SRC may be an NBD server too, or '-' for a raw disk on standard input that becomes a new image.",
-    .tables = {options, options_create, options_source_format, options_progress, options_images},
+    .tables = {options, options_create, options_source_format, options_output, options_progress, options_images},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

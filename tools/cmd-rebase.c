@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "change-report.h"
 #include "output.h"
 #include "progress.h"
 #include "rebase-find.h"
@@ -63,6 +64,38 @@ static int flatten(const char *name)
     return code;
 }
 
+static void tell(const char *name, const char *parent, const struct link_state *before)
+{
+    if (*parent && !settings.dry_run && !common.quiet)
+        tell_how_to_open(name, parent);
+    if (common.output == OUTPUT_JSON) {
+        report_linked(name, *parent ? parent : NULL, before);
+    } else if (settings.find && (settings.dry_run || !common.quiet)) {
+        put_text(stdout, parent);
+        putchar('\n');
+    }
+}
+
+/* Lead the link of name to where the options say, or to what was found. */
+static int change(const char *name, const struct found_parent *found)
+{
+    const char *parent = found->path ? found->path : common.parent;
+    bool is_done = found->is_linked && !settings.windows_path; /* other paths that are recorded may be of use elsewhere, and stay */
+    struct link_state before = {0};
+    int code = 0;
+
+    if (common.output == OUTPUT_JSON)
+        link_state_read(name, &before);
+    if (is_done && !common.quiet)
+        print_note(name, "the link leads to %s already; nothing is to be done (--parent leads it to another file)", parent);
+    if (!is_done && !settings.dry_run)
+        code = *parent ? rebase(name, parent) : flatten(name);
+    if (code == 0)
+        tell(name, parent, &before);
+    link_state_free(&before);
+    return code;
+}
+
 static int run(char **arguments)
 {
     const char *name = arguments[0];
@@ -79,22 +112,12 @@ static int run(char **arguments)
     signals_catch();
     if (settings.find)
         code = find_parent(name, settings.find, &found);
-    const char *parent = found.path ? found.path : common.parent;
-    bool done = found.is_linked && !settings.windows_path; /* other paths that are recorded may be of use elsewhere, and stay */
     if (code == 0 && signals_caught()) {
         print_error(name, "stopped by a signal; nothing was changed");
         code = -ECANCELED;
     }
-    if (code == 0 && done && !common.quiet)
-        print_note(name, "the link leads to %s already; nothing is to be done (--parent leads it to another file)", parent);
-    if (code == 0 && !done && !settings.dry_run)
-        code = *parent ? rebase(name, parent) : flatten(name);
-    if (code == 0 && *parent && !settings.dry_run && !common.quiet)
-        tell_how_to_open(name, parent);
-    if (code == 0 && settings.find && (settings.dry_run || !common.quiet)) {
-        put_text(stdout, parent);
-        putchar('\n');
-    }
+    if (code == 0)
+        code = change(name, &found);
     free(found.path);
     if (code == -ECANCELED && signals_caught())
         return 128 + signals_caught();
@@ -107,7 +130,7 @@ const struct command command_rebase = {
     .summary = "point a child at its parent, which was moved, renamed or changed",
     .description = "Record in the differencing image IMAGE where its parent lies.  The parent must have the identity\n"
                    "that IMAGE records, unless --force is given.  Without parent, IMAGE gets all data itself.",
-    .tables = {options, options_progress},
+    .tables = {options, options_output, options_progress},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

@@ -123,6 +123,11 @@ int progress_step(void *opaque, uint64_t done, uint64_t total)
     return signals_caught();
 }
 
+uint64_t progress_done(void)
+{
+    return state.done;
+}
+
 void progress_hide(void)
 {
     if (state.drawn) {

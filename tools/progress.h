@@ -13,6 +13,9 @@ void progress_begin(bool in_bytes);
 /* A vhdx_progress_fn: show how far it is; nonzero if a signal asks to stop. */
 int progress_step(void *opaque, uint64_t done, uint64_t total);
 
+/* How far it was at the last step, also after the end. */
+uint64_t progress_done(void);
+
 /* Take the bar off the terminal before something else is printed there; the next step draws it again. */
 void progress_hide(void);
 
