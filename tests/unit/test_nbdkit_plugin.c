@@ -10,9 +10,11 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
@@ -389,6 +391,45 @@ static void who_comes_when_the_image_is_closed_gets_nothing(void **state)
     plugin->unload();
 }
 
+/* ---- time ---- */
+
+/* The plugin gives up on clients when nothing has moved while it looked so many times.  When it looks is in the hands of the test,
+ * whose threads may stand still for as long as that takes otherwise. */
+enum { UNLIMITED = 1 << 30, ROUNDS_OF_MINUTES = 1300 };
+
+static atomic_uint nr_rounds_left;
+static pthread_cond_t *_Atomic rounds_condition;
+static pthread_mutex_t *_Atomic rounds_mutex;
+
+int __wrap_pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until);
+
+int __wrap_pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until)
+{
+    (void)until;
+    rounds_mutex = mutex;
+    rounds_condition = condition;
+    if (nr_rounds_left == 0)
+        pthread_cond_wait(condition, mutex);
+    if (nr_rounds_left == 0)
+        return 0;
+    if (nr_rounds_left != UNLIMITED)
+        nr_rounds_left--;
+    return ETIMEDOUT;
+}
+
+static void pass_rounds(unsigned nr)
+{
+    nr_rounds_left = nr;
+    while (nr_rounds_left > 0) {
+        if (rounds_condition) {
+            pthread_mutex_lock(rounds_mutex);
+            pthread_cond_signal(rounds_condition);
+            pthread_mutex_unlock(rounds_mutex);
+        }
+        usleep(1000);
+    }
+}
+
 /* ---- the control socket ---- */
 
 /* A listening socket, one client connected to it, and what the server has of that. */
@@ -487,14 +528,16 @@ static void a_stuck_server_closes_the_image(void **state)
 {
     static uint8_t data[4096] = {7}, back[4096];
     vhdx_disk *disk;
-    int ends[2], status;
+    int ends[2], written[2], status;
 
     (void)state;
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    assert_int_equal(pipe(written), 0);
     pid_t child = fork();
     if (child == 0) {
         char number[16];
         close(ends[0]);
+        nr_rounds_left = UNLIMITED;
         snprintf(number, sizeof number, "%d", ends[1]);
         plugin->config("control-fd", number);
         plugin->config("file", image);
@@ -502,12 +545,14 @@ static void a_stuck_server_closes_the_image(void **state)
         if (plugin->config_complete() < 0 || plugin->get_ready() < 0 || plugin->after_fork() < 0)
             _exit(3);
         void *h = plugin->open(0);
-        if (plugin->pwrite(h, data, sizeof data, MIB(50), 0) < 0)
+        if (plugin->pwrite(h, data, sizeof data, MIB(50), 0) < 0 || write(written[1], "w", 1) != 1)
             _exit(4);
         for (;;)
             pause();
     }
     close(ends[1]);
+    close(written[1]);
+    assert_int_equal(read(written[0], back, 1), 1);
     assert_int_equal(read(ends[0], back, 1), 1);
     assert_int_equal(back[0], 'r'); /* "ready" */
     shutdown(ends[0], SHUT_WR);
@@ -515,6 +560,7 @@ static void a_stuck_server_closes_the_image(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     expect_told(ends[0], "eady ", " abandoned=1\nclosed\n");
     close(ends[0]);
+    close(written[0]);
     struct vhdx_open_options options = VHDX_OPEN_OPTIONS_INIT;
     options.flags = VHDX_OPEN_REFUSE_DIRTY;
     assert_succeeds(vhdx_open(image, &options, &disk));
@@ -524,15 +570,15 @@ static void a_stuck_server_closes_the_image(void **state)
 }
 
 /* A flush that the disk takes long for: longer than clients may be stuck. */
-static atomic_uint flush_seconds;
+static bool flush_is_slow;
 
 int __wrap_vhdx_flush(vhdx_disk *disk);
 int __real_vhdx_flush(vhdx_disk *disk);
 
 int __wrap_vhdx_flush(vhdx_disk *disk)
 {
-    for (unsigned left = atomic_exchange(&flush_seconds, 0); left > 0;)
-        left = sleep(left);
+    if (flush_is_slow)
+        pass_rounds(ROUNDS_OF_MINUTES);
     return __real_vhdx_flush(disk);
 }
 
@@ -542,15 +588,17 @@ static _Noreturn void serve_a_slow_flush(int control_fd, int answers)
     char number[16];
     void *h;
 
+    alarm(100); /* a plugin that has given up waits for the flush, which waits for it */
     snprintf(number, sizeof number, "%d", control_fd);
     plugin->config("control-fd", number);
     plugin->config("file", image);
     plugin->config("access", "write");
     if (plugin->config_complete() < 0 || plugin->get_ready() < 0 || plugin->after_fork() < 0 || !(h = plugin->open(0)))
         _exit(3);
-    flush_seconds = 4;
+    flush_is_slow = true;
     char answer = plugin->flush(h, 0) == 0 ? 'y' : 'n';
-    usleep(300000);
+    flush_is_slow = false; /* closing flushes too, when nobody looks any more */
+    pass_rounds(10);
     if (write(answers, &answer, 1) != 1)
         _exit(4);
     plugin->cleanup();
@@ -649,6 +697,11 @@ int main(void)
         cmocka_unit_test(what_cannot_be_opened_is_told_there_and_not_logged),
         cmocka_unit_test(no_name_steers_the_terminal_of_the_log),
     };
+    struct rlimit limit;
 
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 256) { /* all of which the plugin looks through for clients */
+        limit.rlim_cur = 256;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }
