@@ -246,6 +246,19 @@ def test_what_was_synced_survives_the_death_of_the_server(mounter, vhdx, image, 
     expect_clean(vhdx, image)
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_server_dies_when_umount_asks_it(mounter, vhdx_path, image, tmp_path, slash):
+    folder = mounter.mount(image)
+    pid = server_pid(folder)
+    os.kill(pid, signal.SIGSTOP)
+    with subprocess.Popen([vhdx_path, "umount", f"{folder}{slash}"], stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(0.5)  # in which it asks; should it be later, it finds a server that is dead
+        os.kill(pid, signal.SIGKILL)
+        err = process.communicate()[1]
+    assert process.returncode == 1 and "had died" in err, err
+    assert mounts_below(tmp_path) == []
+
+
 def test_a_read_only_server_that_died_has_lost_nothing(mounter, image):
     folder = mounter.mount(image, "-r")
     pid = server_pid(folder)
@@ -565,6 +578,30 @@ exec {tool("strace")} -f -o /dev/null -P /dev/fuse -e trace=read -e inject=read:
         assert server.returncode == 0
     assert mounts_below(tmp_path) == []
     expect_clean(vhdx, image)
+
+
+def test_a_signal_that_is_heard_late_does_not_insist(mounter, vhdx_path, vhdx, image, tmp_path):
+    """It came soon after the first, but the server was not let run until long after that."""
+    is_soon = False
+    while not is_soon:  # unless it is this program that is not let run
+        folder = mounter.new_folder()
+        with foreground(vhdx_path, folder, image) as server, opened(folder / "disk", os.O_RDWR) as fd:
+            begun = time.monotonic()
+            server.terminate()
+            assert "still in use" in server.stderr.readline()
+            os.kill(server.pid, signal.SIGSTOP)
+            os.kill(server.pid, signal.SIGINT)
+            is_soon = time.monotonic() - begun < 1.9
+            if is_soon:
+                time.sleep(2.2)
+                os.kill(server.pid, signal.SIGCONT)
+                wait_until(lambda: signal.SIGINT not in pending_signals(server.pid), "the other signal is seen")
+                time.sleep(0.3)  # in which it would end
+                os.pwrite(fd, b"still", 0)
+                insist(server.pid)
+                assert server.communicate() == ("", "")
+    expect_clean(vhdx, image)
+    assert content_of(vhdx, image, tmp_path)[:5] == b"still"
 
 
 @pytest.mark.parametrize("in_use", [False, True])

@@ -42,6 +42,7 @@ struct control {
     int signal_fd;
     bool ready;      /* the client has said that all is set up */
     bool leaving;    /* the end has begun */
+    bool may_insist; /* ... so long ago that signals insist: see hear_insistence() */
     uint64_t leaving_since_ms; /* of CLOCK_MONOTONIC */
     bool fuse_left;  /* the FUSE mount is unmounted or detached */
     bool clearing;   /* mount(8) may still be at work for a client that has gone */
@@ -93,29 +94,29 @@ static uint32_t next_signal(const struct control *c)
     return read(c->signal_fd, &info, sizeof info) == sizeof info ? info.ssi_signo : 0;
 }
 
-/* Does this signal, which has come just now while we leave, say that users are not to be waited for?  SIGHUP never does: it
- * follows upon SIGTERM when a session ends, and says only that there is no terminal any more. */
-static bool insists(const struct control *c, uint32_t signal_no)
-{
-    return signal_no != SIGHUP && now_ms() - c->leaving_since_ms >= INSIST_MS;
-}
-
-/* Does one of those that have come while umount(8) is at work? */
+/* Do signals that have come while we leave say that users are not to be waited for?  SIGHUP never does: it follows upon SIGTERM
+ * when a session ends, and says only that there is no terminal any more.
+ *
+ * When a signal has come is not known.  One that is seen late may have come at once, if nobody listened or this thread was not let
+ * run.  So the time is over only when none is left after it: those that are seen from then on have come after it, too. */
 static bool hear_insistence(void *opaque)
 {
-    const struct control *c = opaque;
-    bool insisted = false;
+    struct control *c = opaque;
+    bool is_late = now_ms() - c->leaving_since_ms >= INSIST_MS, insisted = false;
 
     for (uint32_t signal_no; (signal_no = next_signal(c)) != 0;)
-        insisted |= insists(c, signal_no);
+        insisted |= c->may_insist && signal_no != SIGHUP;
+    c->may_insist |= is_late;
     return insisted;
 }
 
-/* Those that have come while nobody listened may have come at once, however long ago that was: they do not insist. */
-static void forget_signals(const struct control *c)
+/* Until when to listen in vain, in ms, so that the time is seen to be over; -1: for ever. */
+static int insistence_patience(const void *opaque)
 {
-    while (next_signal(c) != 0)
-        continue;
+    const struct control *c = opaque;
+    uint64_t passed = now_ms() - c->leaving_since_ms;
+
+    return c->may_insist ? -1 : passed < INSIST_MS ? (int)(INSIST_MS - passed) : 0;
 }
 
 /* ---- leaving ---- */
@@ -175,7 +176,8 @@ static void leave_fuse(struct control *c, bool quietly)
 static void leave_fs(struct control *c, bool quietly)
 {
     const struct mount_plan *plan = c->server->plan;
-    const struct interruption interruption = {.fd = c->signal_fd, .heard = hear_insistence, .opaque = c};
+    const struct interruption interruption = {
+        .fd = c->signal_fd, .patience = insistence_patience, .heard = hear_insistence, .opaque = c};
     char why[UNMOUNT_TEXT_BYTES];
 
     begin_leaving(c);
@@ -215,7 +217,7 @@ static void leave(struct control *c, bool quietly)
     /* Users may keep the mount for long, and whoever sent the signal may send a worse one. */
     if (!plan->read_only && vhdx_flush(c->server->disk) < 0)
         report(LOG_ERR, plan->image, "flushing failed: %s", vhdx_error_message());
-    forget_signals(c);
+    hear_insistence(c); /* nobody has listened since */
 }
 
 /* ---- the client ---- */
@@ -295,15 +297,14 @@ static void hear_client(struct control *c)
 
 static void hear_signal(struct control *c)
 {
-    uint32_t signal_no = next_signal(c);
-
-    if (signal_no == 0)
-        return;
     if (c->leaving) {
-        if (insists(c, signal_no))
+        if (hear_insistence(c))
             force(c);
         return;
     }
+    uint32_t signal_no = next_signal(c);
+    if (signal_no == 0)
+        return;
     if (!c->ready)
         report(LOG_ERR, c->server->plan->image, "stopped by signal %u before the mount was ready", signal_no);
     leave(c, !c->ready);
@@ -337,7 +338,9 @@ static void do_idle_work(struct control *c)
 {
     if (c->forced)
         return;
-    if (c->clearing && !c->fuse_left)
+    if (c->leaving && hear_insistence(c))
+        force(c);
+    else if (c->clearing && !c->fuse_left)
         leave_fs(c, true);
     else
         flush_unflushed(c);
@@ -350,6 +353,8 @@ static int patience(const struct control *c)
         return KICK_MS;
     if (c->clearing && !c->fuse_left)
         return CLEAR_MS;
+    if (c->leaving && !c->may_insist)
+        return insistence_patience(c);
     return atomic_load(&c->server->unflushed) ? FLUSH_MS : -1;
 }
 

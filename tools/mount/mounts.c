@@ -125,7 +125,7 @@ char *mount_path(const char *path)
 {
     char *whole = realpath(path, NULL);
 
-    if (whole || (errno != ENOTCONN && errno != EIO && errno != EACCES))
+    if (whole || (errno != ENOTCONN && errno != ECONNABORTED && errno != EIO && errno != EACCES))
         return whole;
     /* The mount point itself cannot be asked any more, or only by its owner: its place can. */
     char *copy = strdup(path), *second = strdup(path), *parent = copy ? realpath(dirname(copy), NULL) : NULL;
@@ -187,9 +187,10 @@ static bool await_end(int child_fd, const struct interruption *interruption)
     struct pollfd fds[] = {{.fd = child_fd, .events = POLLIN}, {.fd = interruption->fd, .events = POLLIN}};
 
     do {
-        if (poll(fds, 2, -1) < 0)
+        int n = poll(fds, 2, interruption->patience(interruption->opaque));
+        if (n < 0)
             continue;
-        if (!fds[0].revents && fds[1].revents && interruption->heard(interruption->opaque))
+        if (!fds[0].revents && (n == 0 || fds[1].revents) && interruption->heard(interruption->opaque))
             return false;
     } while (!fds[0].revents);
     return true;

@@ -39,10 +39,12 @@ enum { UNMOUNT_TEXT_BYTES = 512 };
 int unmount_fuse(const char *path, bool lazy, char why[UNMOUNT_TEXT_BYTES]);
 
 /* What may end the wait for a program: whenever something is to be read from fd, heard() reads it all and says whether it does.
+ * So it is asked, too, when patience() ms have passed (-1: for ever) in which nothing was.
  * The program does not hear the signals that end programs then: a session that ends, or a terminal, sends them to everybody, and
  * whether its work is to be broken off is decided here. */
 struct interruption {
     int fd;
+    int (*patience)(const void *opaque);
     bool (*heard)(void *opaque);
     void *opaque;
 };
