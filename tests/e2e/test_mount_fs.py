@@ -301,6 +301,25 @@ def test_signals_end_a_stack(vhdx, vhdx_path, mounter, need_loop, stack, tmp_pat
         assert (folder / "file").read_bytes() == b"content"
 
 
+def test_the_kernel_may_let_go_of_the_mount_after_the_last_close(vhdx, vhdx_path, mounter, need_loop, stack, tool, tmp_path):
+    """The server hears of the close first: that is no user who stays."""
+    image, folder, trace = stack("ext4"), mounter.new_folder(), tmp_path / "trace"
+    with foreground(vhdx_path, folder, "--fs", image) as server:
+        threads = [word for number in os.listdir(f"/proc/{server.pid}/task") for word in ("-p", number)]
+        with subprocess.Popen([tool("strace"), "-o", trace, "-e", "trace=umount2", "-e", "inject=umount2:error=EBUSY:when=1", *threads],
+                              stderr=subprocess.PIPE, text=True) as tracer:  # not umount(8)'s
+            for _ in range(len(threads) // 2):
+                line = tracer.stderr.readline()
+                if "attached" not in line:
+                    tracer.kill()
+                    pytest.skip(f"strace cannot attach: {line.strip()}")
+            server.terminate()
+            out, err = server.communicate()
+        assert (server.returncode, out, err) == (0, "", "")
+    assert "INJECTED" in trace.read_text()
+    expect_nothing_left(vhdx, tmp_path, image)
+
+
 def test_a_second_signal_does_not_wait_for_umount(vhdx, vhdx_path, mounter, need_loop, stack, tmp_path):
     image, folder = stack("ext4"), mounter.new_folder()
     env = instead_of(tmp_path, "umount", f"touch {tmp_path}/called; exec sleep 1000")

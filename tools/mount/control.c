@@ -29,6 +29,8 @@
 enum {
     KICK_MS = 20,
     CLEAR_MS = 100, /* how often to look whether mount(8) has ended */
+    LAST_CLOSE_MS = 10, /* ... and whether the kernel has let go of the mount; for a second in all: */
+    MAX_LAST_CLOSES = 100,
     /* Changes that nobody flushes are flushed after so long: as a disk's cache drains by itself, and because discarded space goes
      * back to the host with a flush, which not every file system sends after its discards. */
     FLUSH_MS = 5000,
@@ -128,6 +130,12 @@ static void begin_leaving(struct control *c)
     c->leaving = true;
 }
 
+/* What lay on this mount is gone. */
+static bool is_unused(const struct server *server)
+{
+    return atomic_load(&server->leave_when_unused) && atomic_load(&server->nr_open) == 0;
+}
+
 static void force(struct control *c)
 {
     c->forced = c->leaving = true;
@@ -138,6 +146,19 @@ static void report_users(const struct mount_plan *plan, const char *path)
 {
     report(LOG_NOTICE, plan->image, "%s is still in use: it is detached, and the image is closed when the last user has left, or at a "
                                     "SIGTERM %d seconds from now or later", path, INSIST_MS / 1000);
+}
+
+/* The kernel tells of the last close a moment before it lets go of the mount: that is no user who stays. */
+static int unmount_after_close(const struct server *server, char why[UNMOUNT_TEXT_BYTES])
+{
+    const struct timespec moment = {.tv_nsec = LAST_CLOSE_MS * 1000000L};
+    int code = unmount_fuse(server->plan->fuse_dir, false, why);
+
+    for (int n = 0; n < MAX_LAST_CLOSES && code == -EBUSY && is_unused(server); n++) {
+        nanosleep(&moment, NULL);
+        code = unmount_fuse(server->plan->fuse_dir, false, why);
+    }
+    return code;
 }
 
 static void leave_fuse(struct control *c, bool quietly)
@@ -154,7 +175,7 @@ static void leave_fuse(struct control *c, bool quietly)
         c->fuse_left = true;
         return;
     }
-    int code = unmount_fuse(plan->fuse_dir, false, why);
+    int code = unmount_after_close(c->server, why);
     if (code == -EBUSY && plan->fs_dir && !c->ready) {
         c->clearing = true;
         return;
@@ -317,7 +338,7 @@ static void hear_event(struct control *c)
 
     if (read(server->event_fd, &count, sizeof count) < 0)
         return;
-    if (atomic_load(&server->leave_when_unused) && atomic_load(&server->nr_open) == 0)
+    if (is_unused(server))
         leave_fuse(c, false);
 }
 
