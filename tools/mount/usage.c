@@ -127,7 +127,7 @@ static void count_unknown(struct usage *usage, uint64_t first, uint64_t end)
     pthread_mutex_lock(&usage->counting);
     uint64_t deadline = now_ms() + BUDGET_MS; /* from now, so that each question gets a little further */
 
-    for (uint64_t i = first; i < end;) {
+    for (uint64_t i = first, nr_counted = 0; i < end;) {
         uint64_t n = 0;
 
         while (n < SPAN_WINDOWS && i + n < end && atomic_load(&usage->windows[i + n]) == UNKNOWN)
@@ -136,9 +136,10 @@ static void count_unknown(struct usage *usage, uint64_t first, uint64_t end)
             i++;
             continue;
         }
-        if (now_ms() > deadline)
+        if (nr_counted > 0 && now_ms() > deadline) /* a disk of one span is always counted, even if this thread was not let run */
             break;
         count_span(usage, i, n);
+        nr_counted += n;
         i += n;
     }
     pthread_mutex_unlock(&usage->counting);
