@@ -650,7 +650,8 @@ enum vhdx_survey_flags {
  * path is a folder: all images in it.  path is an image: this one, its parents, and those in its folder that are related
  * to it.  Parents are looked for as in vhdx_open() with options, the folder counting as named; if that finds none, by identity
  * among all files looked at, those in parent_dirs included.  Symbolic links in folders are not followed, and nothing but regular
- * files is opened; a file is an image if it begins like one, and a problem if it is only called .vhdx or .avhdx.  Files that
+ * files is opened; a file is an image if it begins like one, and a problem if it is only called .vhdx or .avhdx.  One that has
+ * several names in a folder is called by the shortest of them, or if it is the one at path, by that.  Files that
  * vhdx_create() and the like have not given their name yet, .vhdx-RANDOM.tmp, count as not there.  Payload is not read, and
  * images that are being written are looked at without their writer's noticing.
  *

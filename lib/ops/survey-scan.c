@@ -207,6 +207,24 @@ static int describe(struct vhdx_survey *s, struct survey_image *image, struct st
     return r;
 }
 
+/* Of a file's names in one folder the shortest is shown, so that it does not depend on the folder's order, and not what an
+ * interrupted snapshot added; but a file that was asked about is called as it was then. */
+static int keep_better_name(const struct vhdx_survey *s, struct survey_image *image, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t folder = slash ? (size_t)(slash - path) + 1 : 0, length = strlen(path), present = strlen(image->path);
+
+    if ((s->of_image && image->wanted) || strncmp(path, image->path, folder) != 0 || strchr(image->path + folder, '/') ||
+        length > present || (length == present && strcmp(path, image->path) > 0))
+        return 0;
+    char *copy = strdup(path);
+    if (!copy)
+        return fail_memory("a path");
+    free(image->path);
+    image->path = copy;
+    return 0;
+}
+
 int survey_file(struct vhdx_survey *s, int fd, const char *path, bool wanted, bool demand_image, size_t *index)
 {
     struct survey_image image = {
@@ -222,7 +240,7 @@ int survey_file(struct vhdx_survey *s, int fd, const char *path, bool wanted, bo
     if (known || (!demand_image && !is_called_image(path) && !begins_like_image(file))) {
         storage_close(file);
         *index = known ? known - 1 : VHDX_NO_IMAGE;
-        return 0;
+        return known && !demand_image ? keep_better_name(s, &s->images[known - 1], path) : 0;
     }
     image.path = strdup(path);
     r = image.path ? describe(s, &image, file) : fail_memory("a path");
