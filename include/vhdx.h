@@ -526,10 +526,11 @@ struct vhdx_snapshot_options {
  * first one's place in one step.  Calling this again after a crash in between completes it.  A dirty log is brought into place
  * before; else no byte of the file changes.
  *
- * -EEXIST: there is something else of that name.  -EINVAL: it is no file name that an image can record.  VHDX_E_CHAIN: images in
- * the folder, or in open's parent_dirs, have it as their parent under its present name; or the chain is too long.  VHDX_E_LOCKED:
- * it is in use.  -EOPNOTSUPP: the file system has no hard links.  -EPERM: the file is immutable, or another user's and not
- * writable.  Other errors as vhdx_create().  Since 0.1. */
+ * -EEXIST: there is something else of that name; or the file has another one in the folder as well, such as this call leaves when
+ * it dies, and that has to be completed first, or the name removed.  -EINVAL: it is no file name that an image can record.
+ * VHDX_E_CHAIN: images in the folder, or in open's parent_dirs, have it as their parent under its present name; or the chain is
+ * too long.  VHDX_E_LOCKED: it is in use.  -EOPNOTSUPP: the file system has no hard links.  -EPERM: the file is immutable, or
+ * another user's and not writable.  Other errors as vhdx_create().  Since 0.1. */
 VHDX_API int vhdx_snapshot(const char *path, const char *name, const struct vhdx_snapshot_options *options);
 
 /* Go back: drop what the image at path, which has a parent, holds, and make it a fresh child of the image at snapshot_path, which

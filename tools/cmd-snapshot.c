@@ -72,6 +72,25 @@ static int has_parent(const struct subject *s, bool *answer)
     return code;
 }
 
+/* A snapshot under another name would make what the interrupted one left a second name of its own state. */
+static int refuse_unfinished(const struct subject *s, const char *path)
+{
+    struct state_file *files;
+    size_t nr_files;
+    int r = 0;
+
+    if (state_files(s, &files, &nr_files) < 0)
+        return -1;
+    for (size_t i = 0; r == 0 && i < nr_files; i++) {
+        if (!is_same_file(files[i].path, s->real) || strcmp(files[i].path, path) == 0)
+            continue;
+        print_unfinished(s, files[i].path);
+        r = -1;
+    }
+    state_files_free(files, nr_files);
+    return r;
+}
+
 static int create(const struct subject *s, const char *state)
 {
     struct vhdx_snapshot_options snapshot_options = VHDX_SNAPSHOT_OPTIONS_INIT;
@@ -88,6 +107,8 @@ static int create(const struct subject *s, const char *state)
         print_error(s->name, "there is a state '%s' already, %s; take another name", state, other);
         return EXIT_TROUBLE;
     }
+    if (refuse_unfinished(s, path) < 0)
+        return EXIT_TROUBLE;
     snapshot_options.open = &s->open_options;
     snapshot_options.search_below = s->search_below;
     int code = vhdx_snapshot(s->real, file_name(path), &snapshot_options);
@@ -101,56 +122,83 @@ static int create(const struct subject *s, const char *state)
 
 /* ---- list ---- */
 
-static void print_state(struct document *doc, const struct vhdx_survey_image *image, const char *state, bool is_parent)
+static const char *how_complete(const struct vhdx_survey_image *image, bool is_unfinished)
 {
-    char when[64] = "", size[SIZE_TEXT_BYTES];
+    return is_unfinished                   ? "  UNFINISHED: the snapshot was interrupted; the same again completes it"
+           : image->merging == VHDX_NO_IMAGE ? ""
+                                             : "  NOT WHOLE: --delete was interrupted; the same again completes it";
+}
+
+static void print_state(struct document *doc, const struct subject *s, const struct vhdx_survey_image *image, const char *path,
+                        bool is_parent)
+{
+    char when[64] = "", size[SIZE_TEXT_BYTES], *state = state_of_path(s, path);
+    bool is_unfinished = is_same_file(path, s->real);
     struct stat st;
     struct tm tm;
 
-    if (stat(image->path, &st) == 0 && gmtime_r(&st.st_mtime, &tm))
+    if (stat(path, &st) == 0 && gmtime_r(&st.st_mtime, &tm))
         strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    if (!doc) {
+    if (doc) {
+        document_begin(doc, NULL, DOCUMENT_OBJECT);
+        document_text(doc, "name", state ? state : "");
+        document_text(doc, "filename", path);
+        document_text(doc, "date", when);
+        document_number(doc, "actual-size", image->info.disk_usage);
+        document_number(doc, "depth", image->depth);
+        document_boolean(doc, "current", is_parent);
+        document_boolean(doc, "whole", image->merging == VHDX_NO_IMAGE && !is_unfinished);
+        document_boolean(doc, "unfinished", is_unfinished);
+        document_end(doc);
+    } else {
         printf("%s%*s", is_parent ? "* " : "  ", (int)(image->depth < 20 ? 2 * image->depth : 40), "");
-        put_text(stdout, state);
-        printf("  %s  %s%s\n", when, size_short(image->info.disk_usage, size),
-               image->merging == VHDX_NO_IMAGE ? "" : "  NOT WHOLE: --delete was interrupted; the same again completes it");
-        return;
+        put_text(stdout, state ? state : "");
+        printf("  %s  %s%s\n", when, size_short(image->info.disk_usage, size), how_complete(image, is_unfinished));
     }
-    document_begin(doc, NULL, DOCUMENT_OBJECT);
-    document_text(doc, "name", state);
-    document_text(doc, "filename", image->path);
-    document_text(doc, "date", when);
-    document_number(doc, "actual-size", image->info.disk_usage);
-    document_number(doc, "depth", image->depth);
-    document_boolean(doc, "current", is_parent);
-    document_boolean(doc, "whole", image->merging == VHDX_NO_IMAGE);
-    document_end(doc);
+    free(state);
+}
+
+/* In the order of the tree, and each by all names that it has. */
+static void print_states(struct document *doc, const struct subject *s, const vhdx_survey *all, const struct state_file *files,
+                         size_t nr_files)
+{
+    struct vhdx_survey_image active;
+
+    find_in_survey(all, s->real, &active);
+    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
+        struct vhdx_survey_image image = {.struct_bytes = sizeof image};
+        struct stat st;
+        vhdx_survey_get(all, i, &image);
+        if (stat(image.path, &st) < 0)
+            continue;
+        for (size_t k = 0; k < nr_files; k++) {
+            if (is_state_of(&files[k], &st))
+                print_state(doc, s, &image, files[k].path, i == active.parent);
+        }
+    }
 }
 
 static int list(const struct subject *s)
 {
     struct document doc = {.out = stdout};
     struct document *to = common.output == OUTPUT_JSON ? &doc : NULL;
-    struct vhdx_survey_image active;
+    struct state_file *files;
     vhdx_survey *all;
+    size_t nr_files;
 
     if (subject_survey(s, &all) < 0)
         return EXIT_TROUBLE;
-    find_in_survey(all, s->real, &active);
-    if (to)
-        document_begin(to, NULL, DOCUMENT_ARRAY);
-    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
-        struct vhdx_survey_image image = {.struct_bytes = sizeof image};
-        vhdx_survey_get(all, i, &image);
-        char *state = state_of(s, image.path);
-        if (state)
-            print_state(to, &image, state, i == active.parent);
-        free(state);
+    int code = state_files(s, &files, &nr_files);
+    if (code == 0) {
+        if (to)
+            document_begin(to, NULL, DOCUMENT_ARRAY);
+        print_states(to, s, all, files, nr_files);
+        if (to)
+            document_end(to);
+        state_files_free(files, nr_files);
     }
-    if (to)
-        document_end(to);
     vhdx_survey_free(all);
-    return EXIT_OK;
+    return code < 0 ? EXIT_TROUBLE : EXIT_OK;
 }
 
 /* ---- revert ---- */
@@ -159,21 +207,26 @@ static int list(const struct subject *s)
 static int last_state(const struct subject *s, char path[PATH_MAX])
 {
     struct vhdx_survey_image active, parent = {.struct_bytes = sizeof parent};
+    struct state_file *files;
+    size_t nr_files, found = 0;
     vhdx_survey *all;
-    char *state = NULL;
 
     if (subject_survey(s, &all) < 0)
         return -1;
+    int code = state_files(s, &files, &nr_files);
     find_in_survey(all, s->real, &active);
-    if (active.parent != VHDX_NO_IMAGE && vhdx_survey_get(all, active.parent, &parent) == 0)
-        state = state_of(s, parent.path);
-    if (state)
-        snprintf(path, PATH_MAX, "%s", parent.path);
-    else
+    if (active.parent != VHDX_NO_IMAGE)
+        vhdx_survey_get(all, active.parent, &parent);
+    while (found < nr_files && !(parent.path && is_same_file(files[found].path, parent.path)))
+        found++;
+    if (found < nr_files)
+        snprintf(path, PATH_MAX, "%s", files[found].path);
+    else if (code == 0)
         print_error(s->name, "the image is on no state that was kept by 'vhdx snapshot'");
+    code = found < nr_files ? 0 : -1;
+    state_files_free(files, nr_files);
     vhdx_survey_free(all);
-    free(state);
-    return state ? 0 : -1;
+    return code;
 }
 
 static void warn_of_unreadable(const vhdx_survey *all)

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cmd.h"
 #include "output.h"
@@ -79,11 +78,24 @@ static int find_only_child(const struct subject *s, const char *path, char child
     return nr == 1 ? 0 : -1;
 }
 
-/* An interrupted snapshot may have given the state's file a second name, by which the disk is not to be called. */
-static void drop_second_name(const char *path, const char *child)
+/* A second name of the state's file would lead to what the disk becomes. */
+static int refuse_other_names(const struct subject *s, const char *path)
 {
-    if (is_same_file(path, child))
-        unlink(path);
+    struct state_file *files;
+    size_t nr_files;
+    int r = 0;
+
+    if (state_files(s, &files, &nr_files) < 0)
+        return -1;
+    for (size_t i = 0; r == 0 && i < nr_files; i++) {
+        if (strcmp(files[i].path, path) == 0 || !is_same_file(files[i].path, path))
+            continue;
+        print_error(s->name, "the file %s is the state %s as well; remove the name that nothing records as its parent's ('vhdx info' shows that)",
+                    path, files[i].path);
+        r = -1;
+    }
+    state_files_free(files, nr_files);
+    return r;
 }
 
 int snapshot_delete(const struct subject *s, const char *path)
@@ -91,7 +103,7 @@ int snapshot_delete(const struct subject *s, const char *path)
     struct vhdx_merge_options merge_options = VHDX_MERGE_OPTIONS_INIT;
     char child[PATH_MAX];
 
-    if (find_only_child(s, path, child) < 0)
+    if (refuse_other_names(s, path) < 0 || find_only_child(s, path, child) < 0)
         return EXIT_TROUBLE;
     merge_options.open = &s->open_options;
     merge_options.search_below = s->search_below;
@@ -110,6 +122,5 @@ int snapshot_delete(const struct subject *s, const char *path)
         print_library_error(s->name, code);
         return EXIT_TROUBLE;
     }
-    drop_second_name(path, child);
     return EXIT_OK;
 }

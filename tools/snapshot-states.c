@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "snapshot-states.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cmd.h"
@@ -92,6 +94,77 @@ bool has_state(const struct subject *s, const char *state, const char *extension
     return state_path(s, state, extension, path) && access(path, F_OK) == 0;
 }
 
+/* ---- all names ---- */
+
+bool is_state_of(const struct state_file *file, const struct stat *st)
+{
+    return st->st_dev == file->device && st->st_ino == file->inode;
+}
+
+void state_files_free(struct state_file *files, size_t nr_files)
+{
+    for (size_t i = 0; i < nr_files; i++)
+        free(files[i].path);
+    free(files);
+}
+
+/* Add the name if it is a state's; false: out of memory. */
+static bool add_state_file(const struct subject *s, const char *file, struct state_file **files, size_t *nr_files)
+{
+    char path[PATH_MAX], *state = NULL;
+    struct stat st;
+    int n = snprintf(path, PATH_MAX, "%.*s%s", (int)s->folder_length, s->real, file);
+
+    if (n > 0 && n < PATH_MAX && lstat(path, &st) == 0 && S_ISREG(st.st_mode))
+        state = state_of_path(s, path);
+    if (!state)
+        return true;
+    free(state);
+    struct state_file *grown = reallocarray(*files, *nr_files + 1, sizeof *grown);
+    if (!grown)
+        return false;
+    *files = grown;
+    grown[*nr_files] = (struct state_file){strdup(path), st.st_dev, st.st_ino};
+    return grown[(*nr_files)++].path != NULL;
+}
+
+int state_files(const struct subject *s, struct state_file **files, size_t *nr_files)
+{
+    char folder[PATH_MAX];
+    struct dirent **names;
+    bool complete = true;
+
+    *files = NULL;
+    *nr_files = 0;
+    snprintf(folder, sizeof folder, "%.*s", (int)s->folder_length, s->real);
+    int n = scandir(folder, &names, NULL, alphasort);
+    if (n < 0) {
+        print_error(s->name, "cannot list the folder %s: %s", folder, strerror(errno));
+        return -1;
+    }
+    for (int i = 0; i < n; i++) {
+        complete = complete && add_state_file(s, names[i]->d_name, files, nr_files);
+        free(names[i]);
+    }
+    free(names);
+    if (complete)
+        return 0;
+    state_files_free(*files, *nr_files);
+    print_error(NULL, "out of memory");
+    return -1;
+}
+
+/* ---- what the user calls a state ---- */
+
+void print_unfinished(const struct subject *s, const char *path)
+{
+    char *state = state_of_path(s, path);
+
+    print_error(s->name, "a snapshot '%s' was interrupted and is not complete: 'vhdx snapshot %s %s' completes it, with what the disk holds then; or "
+                "remove the name %s", state ? state : "", s->name, state ? state : "", path);
+    free(state);
+}
+
 /* Does the user call it by the name of its file? */
 static bool is_state_file(const struct subject *s, const char *file, char path[PATH_MAX])
 {
@@ -110,9 +183,13 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
         print_error(s->name, "%s and %s are both called '%s'; say which, by the name of the file", path, other, state);
         return -1;
     }
-    if (has_state(s, state, ".vhdx", path) || has_state(s, state, ".avhdx", path) || is_state_file(s, state, path))
+    if (!has_state(s, state, ".vhdx", path) && !has_state(s, state, ".avhdx", path) && !is_state_file(s, state, path)) {
+        print_error(s->name, "there is no state '%s'; 'vhdx snapshot --list' shows those that there are", state);
+        return -1;
+    }
+    if (!is_same_file(path, s->real))
         return 0;
-    print_error(s->name, "there is no state '%s'; 'vhdx snapshot --list' shows those that there are", state);
+    print_unfinished(s, path);
     return -1;
 }
 

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 #include "options.h"
 #include "vhdx.h"
@@ -41,7 +42,24 @@ bool state_path(const struct subject *s, const char *state, const char *extensio
 /* Does that file exist? */
 bool has_state(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX]);
 
-/* The file of the state that the user calls so, or by the name of its file.  0; or -1, reported. */
+/* A name beside the image by which its states are called, and the file that it leads to. */
+struct state_file {
+    char *path;
+    dev_t device;
+    ino_t inode;
+};
+
+/* All of them, in order of the names, to be freed by state_files_free().  0; or -1, reported. */
+int state_files(const struct subject *s, struct state_file **files, size_t *nr_files);
+void state_files_free(struct state_file *files, size_t nr_files);
+
+bool is_state_of(const struct state_file *file, const struct stat *st);
+
+/* Say that the file at path, the present state's own by a second name, is what a snapshot left that was interrupted. */
+void print_unfinished(const struct subject *s, const char *path);
+
+/* The file of the state that the user calls so, or by the name of its file; one that an interrupted snapshot did not complete is
+ * none.  0; or -1, reported. */
 int find_state(const struct subject *s, const char *state, char path[PATH_MAX]);
 
 /* ---- the image's place in its chain ---- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* States of a disk that can be gone back to: the present file becomes a parent, and keeps its bytes; a fresh child takes its
  * name. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -104,14 +105,52 @@ static int settle_log(const char *path)
 
 /* ---- the second name ---- */
 
+/* Does the name in the folder lead to the file that is to be kept? */
+static bool leads_to_old(const struct new_file *f, const char *name, struct stat *st)
+{
+    return fstatat(f->folder, name, st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(st, &f->old->identity);
+}
+
+/* A second name that an interrupted snapshot left would be one of the new state from now on, and go on with that. */
+static int judge_names_beside(const struct new_file *f, const char *name, DIR *dir)
+{
+    struct dirent *entry;
+    struct stat st;
+
+    while ((errno = 0, entry = readdir(dir)) != NULL) {
+        if (strcmp(entry->d_name, f->name) != 0 && strcmp(entry->d_name, name) != 0 && leads_to_old(f, entry->d_name, &st))
+            return fail(-EEXIST, "the file has another name as well, %s, such as a snapshot leaves that was interrupted; complete that one first, or "
+                        "remove this name", entry->d_name);
+    }
+    return errno ? fail_errno("cannot list the folder") : 0;
+}
+
+static int refuse_other_names(const struct new_file *f, const char *name)
+{
+    struct stat st;
+
+    if (fstat(f->old->fd, &st) == 0 && st.st_nlink <= 1)
+        return 0;
+    int fd = openat(f->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        int r = fail_errno("cannot list the folder");
+        if (fd >= 0)
+            close(fd);
+        return r;
+    }
+    int r = judge_names_beside(f, name, dir);
+    closedir(dir);
+    return r;
+}
+
 /* There is something of that name.  Is it what an interrupted snapshot left behind, a second name of the file?  That it is the
  * first one in another spelling shows in the number of names. */
 static int judge_existing(const struct new_file *f, const char *name)
 {
     struct stat st;
 
-    if (fstatat(f->folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(&st, &f->old->identity) &&
-        strcmp(name, f->name) != 0 && st.st_nlink >= 2)
+    if (leads_to_old(f, name, &st) && strcmp(name, f->name) != 0 && st.st_nlink >= 2)
         return 0;
     return fail(-EEXIST, "there is a file %s already", name);
 }
@@ -156,7 +195,7 @@ static void take_name_back(const struct new_file *f, const char *name)
     struct stat st;
 
     error_save(&text);
-    if (fstatat(f->folder, f->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(&st, &f->old->identity))
+    if (leads_to_old(f, f->name, &st))
         unlinkat(f->folder, name, 0);
     error_restore(&text);
 }
@@ -201,6 +240,8 @@ static int put_child_in_place(struct new_file *f, const char *real, const char *
     int r = find_places(real, name, checked, parent, sizeof parent);
     if (r == 0)
         r = find_places(real, ".", checked, unused, sizeof unused); /* the child's folder is all that counts of it */
+    if (r == 0)
+        r = refuse_other_names(f, name);
     if (r == 0)
         r = add_name(f, name, &added);
     if (r < 0)

@@ -204,6 +204,25 @@ static void test_dying_while_going_back(void **state)
     }
 }
 
+/* One that died before the child was in place is completed under its own name, or not at all: a state of which another one is
+ * a second name would change with it. */
+static void test_half_made(void **state)
+{
+    char other[2 * SCRATCH_PATH_BYTES];
+
+    (void)state;
+    make_image(1);
+    assert_int_equal(link(path, kept), 0);
+    snprintf(other, sizeof other, "%s/disk.two.vhdx", top);
+    assert_fails(ops_snapshot(path, "disk.two.vhdx", NULL), -EEXIST, "disk.one.vhdx");
+    assert_int_equal(access(other, F_OK), -1);
+    must_hold(path, 1, false);
+    assert_succeeds(keep_one());
+    write_state(2);
+    must_hold(kept, 1, false);
+    scratch_remove(top);
+}
+
 static void test_refusals(void **state)
 {
     struct vhdx_create_options o = VHDX_CREATE_OPTIONS_INIT;
@@ -307,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_keep_and_go_back),
         cmocka_unit_test(test_dying_while_keeping),
         cmocka_unit_test(test_dying_while_going_back),
+        cmocka_unit_test(test_half_made),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_who_may_give_a_second_name),
         cmocka_unit_test(test_immutable),
