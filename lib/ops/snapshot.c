@@ -65,37 +65,51 @@ static int refuse_children(const struct vhdx_survey *s, const struct storage_ide
     return 0;
 }
 
-static int judge_relatives(const char *path, const struct vhdx_snapshot_options *o)
+static int judge_relatives(const char *path, const struct storage_identity *image, const struct vhdx_snapshot_options *o)
 {
-    struct storage_identity image = {0};
     struct vhdx_survey *s;
-    int r = find_identity(path, &image);
 
-    if (r == 0)
-        r = ops_survey_new(path, o->open, o->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, &s);
+    int r = ops_survey_new(path, o->open, o->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, &s);
     if (r < 0)
         return r;
-    r = refuse_children(s, &image);
+    r = refuse_children(s, image);
     ops_survey_free(s);
     return r;
 }
 
-/* Whoever reads the chain would replay it each time, and some cannot. */
-static int settle_log(const char *path)
+/* Is the chain whole, and nobody writes any of it?  That the image itself is not used by others either a lock says later, under
+ * which it cannot be asked again. */
+static int look_at_chain(const char *path, const struct vhdx_snapshot_options *options, bool *dirty)
 {
+    struct vhdx_open_options o = VHDX_OPEN_OPTIONS_INIT;
+    struct vhdx_disk *disk;
+
+    if (options->open)
+        o = *options->open;
+    o.flags |= VHDX_OPEN_UNVERIFIED;
+    int r = disk_open(path, &o, &disk);
+    if (r < 0)
+        return r;
+    *dirty = disk->layers[0].img->overlay != NULL;
+    disk_close(disk);
+    return 0;
+}
+
+/* Whoever reads the chain would replay it each time, and some cannot. */
+static int settle_log(const char *path, const struct vhdx_snapshot_options *o)
+{
+    struct storage_identity image = {0};
     struct storage *file;
     struct image *img;
+    bool dirty = false;
 
-    int r = storage_posix_open_locked(path, 0, STORAGE_LOCK_SHARED, &file);
-    if (r < 0)
+    int r = look_at_chain(path, o, &dirty);
+    if (r == 0 && dirty)
+        r = find_identity(path, &image);
+    if (r == 0 && dirty)
+        r = judge_relatives(path, &image, o);
+    if (r < 0 || !dirty)
         return r;
-    r = image_open(file, IMAGE_UNVERIFIED, 1, &img);
-    if (r < 0)
-        return r;
-    bool dirty = img->overlay != NULL;
-    image_close(img);
-    if (!dirty)
-        return 0;
     r = storage_posix_open_locked(path, POSIX_OPEN_WRITABLE, STORAGE_LOCK_EXCLUSIVE, &file);
     if (r < 0)
         return r;
@@ -109,6 +123,16 @@ static int settle_log(const char *path)
 static bool leads_to_old(const struct new_file *f, const char *name, struct stat *st)
 {
     return fstatat(f->folder, name, st, AT_SYMLINK_NOFOLLOW) == 0 && is_file_of(st, &f->old->identity);
+}
+
+/* Until it was locked another one may have come in its place; from now on none does. */
+static int check_place(const struct new_file *f)
+{
+    struct stat st;
+
+    if (leads_to_old(f, f->name, &st))
+        return 0;
+    return fail(VHDX_E_LOCKED, "another program put a file in its place at this moment; try again");
 }
 
 /* A second name that an interrupted snapshot left would be one of the new state from now on, and go on with that. */
@@ -212,32 +236,47 @@ static int find_places(const char *path, const char *name, char *real, char *bes
     return n >= 0 && (size_t)n < bytes ? 0 : fail(-ENAMETOOLONG, "the path of %s is too long", name);
 }
 
-static int make_child(struct new_file *f, const char *parent, const char *unused, const struct vhdx_snapshot_options *options)
+/* Make the image that takes the file's place, in the folder of path, and put it there.  Its parent is locked until it has its
+ * name, so that nobody takes that parent's name away before. */
+static int make_child(struct new_file *f, const char *parent, uint32_t flags, const char *path,
+                      const struct vhdx_snapshot_options *options)
 {
+    struct vhdx_open_options parent_open = VHDX_OPEN_OPTIONS_INIT;
     struct vhdx_create_options o = VHDX_CREATE_OPTIONS_INIT;
     struct new_child child = {0};
     struct new_image n;
     uint64_t virtual_size;
 
+    if (options->open)
+        parent_open = *options->open;
+    parent_open.flags |= flags;
     o.subformat = VHDX_DIFFERENCING;
     o.block_size = options->block_size;
     o.parent = parent;
-    o.parent_open = options->open;
-    int r = child_begin(&child, &n, unused, &o, &virtual_size);
+    o.parent_open = &parent_open;
+    int r = child_begin(&child, &n, path, &o, &virtual_size);
     if (r == 0)
         r = new_image_plan(&n, virtual_size);
     if (r == 0)
         r = create_planned(f->file, &n, &o);
+    if (r == 0)
+        r = new_file_publish(f);
     child_end(&child);
     return r;
 }
 
+/* Under its lock, which keeps away everybody who would make another child by this name, from before its relatives are looked at
+ * until the child is in place. */
 static int put_child_in_place(struct new_file *f, const char *real, const char *name, const struct vhdx_snapshot_options *options)
 {
     char parent[PATH_MAX], unused[PATH_MAX], checked[PATH_MAX];
     bool added = false;
 
-    int r = find_places(real, name, checked, parent, sizeof parent);
+    int r = check_place(f);
+    if (r == 0)
+        r = judge_relatives(real, &f->old->identity, options);
+    if (r == 0)
+        r = find_places(real, name, checked, parent, sizeof parent);
     if (r == 0)
         r = find_places(real, ".", checked, unused, sizeof unused); /* the child's folder is all that counts of it */
     if (r == 0)
@@ -246,11 +285,7 @@ static int put_child_in_place(struct new_file *f, const char *real, const char *
         r = add_name(f, name, &added);
     if (r < 0)
         return r;
-    r = storage_lock(f->old, STORAGE_LOCK_SHARED); /* nobody used it; from now on others may read it, as its child does */
-    if (r == 0)
-        r = make_child(f, parent, unused, options);
-    if (r == 0)
-        r = new_file_publish(f);
+    r = make_child(f, parent, VHDX_OPEN_FORCE_SHARE, unused, options); /* locked by ourselves, for ourselves */
     if (r < 0 && added)
         take_name_back(f, name);
     return r;
@@ -269,9 +304,7 @@ int ops_snapshot(const char *path, const char *name, const struct vhdx_snapshot_
     if (r == 0 && !realpath(path, real))
         r = fail_errno("cannot open");
     if (r == 0)
-        r = judge_relatives(real, o);
-    if (r == 0)
-        r = settle_log(real);
+        r = settle_log(real, o);
     if (r == 0)
         r = new_file_begin(&f, real, true);
     if (r < 0)
@@ -293,7 +326,7 @@ static int check_disks(const char *path, const char *snapshot_path)
     for (unsigned i = 0; i < 2; i++) {
         struct vhdx_open_options alone = VHDX_OPEN_OPTIONS_INIT;
         struct vhdx_disk *disk;
-        alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED;
+        alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED | (i == 0 ? VHDX_OPEN_FORCE_SHARE : 0); /* that one is locked */
         int r = disk_open(paths[i], &alone, &disk);
         if (r < 0)
             return i == 0 ? r : fail_in(r, "%s", snapshot_path);
@@ -369,22 +402,24 @@ static int survey_both(const char *path, const char *snapshot_path, const struct
 }
 
 /* Nothing that rests on what goes, or is whole only with it, may be left behind. */
-static int check_revert(const char *path, const char *snapshot_path, const struct vhdx_snapshot_options *o)
+static int check_revert(const char *path, const struct storage_identity *image, const char *snapshot_path,
+                        const struct vhdx_snapshot_options *o)
 {
-    struct storage_identity image = {0}, kept = {0};
+    struct storage_identity kept = {0};
     struct vhdx_survey *s = NULL;
 
-    int r = check_disks(path, snapshot_path);
-    if (r == 0)
-        r = find_identity(path, &image);
-    if (r == 0)
-        r = find_identity(snapshot_path, &kept);
+    int r = find_identity(snapshot_path, &kept);
+    if (r < 0)
+        return r;
+    if (is_same_file(&kept, image))
+        return fail(-EINVAL, "%s is the image itself", snapshot_path);
+    r = check_disks(path, snapshot_path);
     if (r == 0)
         r = survey_both(path, snapshot_path, o, &s);
     if (r == 0)
-        r = refuse_children(s, &image);
+        r = refuse_children(s, image);
     if (r == 0)
-        r = refuse_merging(s, &image);
+        r = refuse_merging(s, image);
     if (r == 0)
         r = half_merged_refuse(s, &kept, true);
     if (r == 0 && !o->ignore_unreadable)
@@ -397,20 +432,21 @@ int ops_snapshot_revert(const char *path, const char *snapshot_path, const struc
 {
     static const struct vhdx_snapshot_options defaults = VHDX_SNAPSHOT_OPTIONS_INIT;
     const struct vhdx_snapshot_options *o = options ? options : &defaults;
-    struct vhdx_create_options create = VHDX_CREATE_OPTIONS_INIT;
     char real[PATH_MAX];
+    struct new_file f;
 
     int r = check_options(o);
     if (r == 0 && !realpath(path, real))
         r = fail_errno("cannot open");
     if (r == 0)
-        r = check_revert(real, snapshot_path, o);
+        r = new_file_begin(&f, real, true);
     if (r < 0)
         return r;
-    create.subformat = VHDX_DIFFERENCING;
-    create.block_size = o->block_size;
-    create.parent = snapshot_path;
-    create.parent_open = o->open;
-    create.replace = true;
-    return ops_create(real, &create);
+    r = check_place(&f);
+    if (r == 0)
+        r = check_revert(real, &f.old->identity, snapshot_path, o);
+    if (r == 0)
+        r = make_child(&f, snapshot_path, 0, real, o);
+    new_file_end(&f);
+    return r;
 }

@@ -333,8 +333,8 @@ def test_state_with_two_names(vhdx, disk, tmp_path):
 
 @pytest.mark.parametrize("which", ["a state", "the disk"])
 def test_child_with_two_names(vhdx, disk, tmp_path, which):
-    """A snapshot that died left its name, or somebody gave it one.  What rests on the child may know it by the one that would lead
-    nowhere afterwards."""
+    """A snapshot that died left its name, or somebody gave it one.  What rests on the child may know it by the one that would
+    lead nowhere afterwards."""
     vhdx("snapshot", disk, "one", rc=0)
     write(vhdx, disk, 2)
     if which == "a state":

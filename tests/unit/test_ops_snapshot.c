@@ -17,9 +17,33 @@
 #include "ops/ops.h"
 #include "scratch.h"
 #include "skip.h"
+#include "storage/storage.h"
 
 static char top[SCRATCH_PATH_BYTES];
-static char path[2 * SCRATCH_PATH_BYTES], kept[2 * SCRATCH_PATH_BYTES];
+static char path[2 * SCRATCH_PATH_BYTES], kept[2 * SCRATCH_PATH_BYTES], kid[2 * SCRATCH_PATH_BYTES];
+
+/* ---- what others do meanwhile ---- */
+
+static void (*others)(void); /* do that, once: */
+static int before_lock = -1; /* before this kind of lock is taken; -1: before the child gets its name */
+
+static void let_others(int lock)
+{
+    void (*now)(void) = others;
+
+    if (now && lock == before_lock) {
+        others = NULL;
+        now();
+    }
+}
+
+int __real_storage_lock(struct storage *s, enum storage_lock lock);
+int __wrap_storage_lock(struct storage *s, enum storage_lock lock);
+int __wrap_storage_lock(struct storage *s, enum storage_lock lock)
+{
+    let_others((int)lock);
+    return __real_storage_lock(s, lock);
+}
 
 /* ---- dying ---- */
 
@@ -37,6 +61,8 @@ static bool is_last(void)
     int __wrap_##name parameters                                                                             \
     {                                                                                                        \
         bool last = is_last();                                                                               \
+        if (strcmp(#name, "renameat") == 0)                                                                  \
+            let_others(-1);                                                                                  \
         if (last && !after)                                                                                  \
             _exit(1);                                                                                        \
         int r = __real_##name arguments;                                                                     \
@@ -118,6 +144,7 @@ static void make_image(uint8_t value)
     scratch_make(top);
     snprintf(path, sizeof path, "%s/disk.vhdx", top);
     snprintf(kept, sizeof kept, "%s/disk.one.vhdx", top);
+    snprintf(kid, sizeof kid, "%s/kid.vhdx", top);
     o.virtual_size = MIB(8);
     o.block_size = (uint32_t)MIB(1);
     assert_succeeds(ops_create(path, &o));
@@ -251,6 +278,97 @@ static void test_refusals(void **state)
     scratch_remove(top);
 }
 
+/* ---- others at work ---- */
+
+static int kid_code;
+
+static void make_kid(void)
+{
+    struct vhdx_create_options o = VHDX_CREATE_OPTIONS_INIT;
+
+    o.subformat = VHDX_DIFFERENCING;
+    o.parent = path;
+    kid_code = ops_create(kid, &o);
+}
+
+static void make_one(void)
+{
+    assert_succeeds(keep_one());
+}
+
+/* It does not see the name that its parent is about to lose, so the snapshot has to see it. */
+static void test_child_comes_before_the_lock(void **state)
+{
+    (void)state;
+    make_image(1);
+    before_lock = STORAGE_LOCK_EXCLUSIVE;
+    others = make_kid;
+    assert_fails(keep_one(), VHDX_E_CHAIN, "kid.vhdx");
+    assert_succeeds(kid_code);
+    must_hold(kid, 1, true);
+    must_hold(path, 1, false);
+    assert_int_equal(access(kept, F_OK), -1);
+    scratch_remove(top);
+}
+
+static void test_no_child_comes_before_the_name(void **state)
+{
+    (void)state;
+    make_image(1);
+    before_lock = -1;
+    others = make_kid;
+    assert_succeeds(keep_one());
+    assert_int_equal(kid_code, VHDX_E_LOCKED);
+    assert_int_equal(access(kid, F_OK), -1);
+    must_hold(path, 1, true);
+    scratch_remove(top);
+}
+
+static void test_child_comes_while_going_back(void **state)
+{
+    (void)state;
+    make_image(1);
+    assert_succeeds(keep_one());
+    write_state(2);
+    before_lock = STORAGE_LOCK_EXCLUSIVE;
+    others = make_kid;
+    assert_fails(go_back(), VHDX_E_CHAIN, "kid.vhdx");
+    assert_succeeds(kid_code);
+    must_hold(kid, 2, true);
+    scratch_remove(top);
+}
+
+/* The child is one of what has the name when its parent is locked. */
+static void test_snapshot_comes_before_the_child(void **state)
+{
+    (void)state;
+    make_image(1);
+    before_lock = STORAGE_LOCK_SHARED;
+    others = make_one;
+    make_kid();
+    assert_succeeds(kid_code);
+    must_hold(kid, 1, true);
+    must_hold(path, 1, true);
+    scratch_remove(top);
+}
+
+/* The child that came into the image's place is not what was locked, and gets no second name. */
+static void test_two_snapshots_at_once(void **state)
+{
+    char two[2 * SCRATCH_PATH_BYTES];
+
+    (void)state;
+    make_image(1);
+    snprintf(two, sizeof two, "%s/disk.two.vhdx", top);
+    before_lock = STORAGE_LOCK_EXCLUSIVE;
+    others = make_one;
+    assert_fails(ops_snapshot(path, "disk.two.vhdx", NULL), VHDX_E_LOCKED, "try again");
+    assert_int_equal(access(two, F_OK), -1);
+    must_hold(path, 1, true);
+    must_hold(kept, 1, false);
+    scratch_remove(top);
+}
+
 /* ---- no second name ---- */
 
 /* Returns what ops_snapshot() said to a user who may only read the file; 0: the message was the right one. */
@@ -328,6 +446,11 @@ int main(void)
         cmocka_unit_test(test_dying_while_going_back),
         cmocka_unit_test(test_half_made),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_child_comes_before_the_lock),
+        cmocka_unit_test(test_no_child_comes_before_the_name),
+        cmocka_unit_test(test_child_comes_while_going_back),
+        cmocka_unit_test(test_snapshot_comes_before_the_child),
+        cmocka_unit_test(test_two_snapshots_at_once),
         cmocka_unit_test(test_who_may_give_a_second_name),
         cmocka_unit_test(test_immutable),
     };
