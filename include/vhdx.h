@@ -515,9 +515,11 @@ struct vhdx_snapshot_options {
     uint32_t block_size;                  /* of the new child, bytes; 0: 2 MiB */
     bool search_below;                    /* images that rest on path may lie in folders below open's parent_dirs, and below its own, too */
     bool ignore_unreadable;               /* go back although something in the folders cannot be read, which may rest on path */
+    vhdx_progress_fn *progress;           /* files looked at; NULL */
+    void *opaque;
 };
 
-#define VHDX_SNAPSHOT_OPTIONS_INIT { sizeof(struct vhdx_snapshot_options), NULL, 0, false, false }
+#define VHDX_SNAPSHOT_OPTIONS_INIT { sizeof(struct vhdx_snapshot_options), NULL, 0, false, false, NULL, NULL }
 
 /* Keep the present state of the image at path: its file becomes `name`, a file name in the same folder, and path a fresh child of
  * it, which from now on takes the changes.
@@ -530,7 +532,8 @@ struct vhdx_snapshot_options {
  * it dies, and that has to be completed first, or the name removed.  -EINVAL: it is no file name that an image can record.
  * VHDX_E_CHAIN: images in the folder, or in open's parent_dirs, have it as their parent under its present name; or the chain is
  * too long.  VHDX_E_LOCKED: it is in use.  -EOPNOTSUPP: the file system has no hard links.  -EPERM: the file is immutable, or
- * another user's and not writable.  Other errors as vhdx_create().  Since 0.1. */
+ * another user's and not writable.  -ECANCELED by progress, which is asked up to the last moment: it is as it was.  Other errors
+ * as vhdx_create().  Since 0.1. */
 VHDX_API int vhdx_snapshot(const char *path, const char *name, const struct vhdx_snapshot_options *options);
 
 /* Go back: drop what the image at path, which has a parent, holds, and make it a fresh child of the image at snapshot_path, which

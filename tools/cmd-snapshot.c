@@ -12,6 +12,8 @@
 
 #include "document.h"
 #include "output.h"
+#include "progress.h"
+#include "signals.h"
 #include "size.h"
 #include "snapshot-delete.h"
 #include "snapshot-states.h"
@@ -91,6 +93,27 @@ static int refuse_unfinished(const struct subject *s, const char *path)
     return r;
 }
 
+static bool rests_on(const struct subject *s, const char *path)
+{
+    struct vhdx_survey_image active, parent = {.struct_bytes = sizeof parent};
+    vhdx_survey *all;
+
+    if (subject_survey(s, &all) < 0)
+        return false;
+    find_in_survey(all, s->real, &active);
+    if (active.parent != VHDX_NO_IMAGE)
+        vhdx_survey_get(all, active.parent, &parent);
+    bool is_parent = parent.path && is_same_file(parent.path, path);
+    vhdx_survey_free(all);
+    return is_parent;
+}
+
+static void print_taken(const struct subject *s, const char *state, const char *path, bool is_current)
+{
+    print_error(s->name, "there is a state '%s' already, %s%s; take another name", state, path,
+                is_current ? ", and it is the one that the disk was made on last: if it was interrupted, it is complete" : "");
+}
+
 static int create(const struct subject *s, const char *state)
 {
     struct vhdx_snapshot_options snapshot_options = VHDX_SNAPSHOT_OPTIONS_INIT;
@@ -104,18 +127,21 @@ static int create(const struct subject *s, const char *state)
         return EXIT_TROUBLE;
     }
     if (has_state(s, state, is_child ? ".vhdx" : ".avhdx", other)) { /* of this name itself an interrupted snapshot may have left something */
-        print_error(s->name, "there is a state '%s' already, %s; take another name", state, other);
+        print_taken(s, state, other, rests_on(s, other));
+        return EXIT_TROUBLE;
+    }
+    if (access(path, F_OK) == 0 && !is_same_file(path, s->real) && rests_on(s, path)) {
+        print_taken(s, state, path, true);
         return EXIT_TROUBLE;
     }
     if (refuse_unfinished(s, path) < 0)
         return EXIT_TROUBLE;
     snapshot_options.open = &s->open_options;
     snapshot_options.search_below = s->search_below;
+    snapshot_options.progress = progress_step;
     int code = vhdx_snapshot(s->real, file_name(path), &snapshot_options);
-    if (code < 0) {
-        print_library_error(s->name, code);
-        return EXIT_TROUBLE;
-    }
+    if (code < 0)
+        return print_nothing_done(s, code);
     print_outcome(s, path, true);
     return EXIT_OK;
 }
@@ -260,10 +286,10 @@ static int name_ignored(const struct subject *s)
         flags |= VHDX_SURVEY_BELOW;
     }
     o.parent_dirs = dirs;
-    int code = vhdx_survey_new(s->real, &o, flags, NULL, NULL, &all);
+    int code = vhdx_survey_new(s->real, &o, flags, progress_step, NULL, &all);
     free(dirs);
     if (code < 0) {
-        print_library_error(s->name, code);
+        print_nothing_done(s, code);
         return -1;
     }
     warn_of_unreadable(all);
@@ -285,7 +311,10 @@ static bool is_confirmed(const struct subject *s, const char *path)
     fputs("Drop everything since ", stderr);
     put_text(stderr, path);
     fputs(s->search_below ? " [y/N]? " : ", and images in other folders that rest on the present state, if any [y/N]? ", stderr);
-    return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+    signals_exit(); /* nobody waits for an answer then */
+    bool is_yes = fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+    signals_catch();
+    return is_yes;
 }
 
 static int revert(const struct subject *s, const char *state)
@@ -299,11 +328,10 @@ static int revert(const struct subject *s, const char *state)
     snapshot_options.open = &s->open_options;
     snapshot_options.search_below = s->search_below;
     snapshot_options.ignore_unreadable = settings.ignore_unreadable;
+    snapshot_options.progress = progress_step;
     int code = vhdx_snapshot_revert(s->real, path, &snapshot_options);
-    if (code < 0) {
-        print_library_error(s->name, code);
-        return EXIT_TROUBLE;
-    }
+    if (code < 0)
+        return print_nothing_done(s, code);
     print_outcome(s, path, false);
     return EXIT_OK;
 }
@@ -337,13 +365,14 @@ static int run(char **arguments)
     }
     if (check_image_name(arguments[0]) < 0 || subject_init(&s, arguments[0], &settings.find) < 0)
         return EXIT_TROUBLE;
+    signals_catch();
     int status = settings.list     ? list(&s)
                  : settings.revert ? revert(&s, state)
                  : settings.remove ? drop(&s, state)
                                    : create(&s, state);
     subject_done(&s);
     free(settings.find.texts);
-    return status;
+    return status == EXIT_TROUBLE && signals_caught() ? 128 + signals_caught() : status; /* it stopped at the first look around */
 }
 
 const struct command command_snapshot = {

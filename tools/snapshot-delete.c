@@ -110,7 +110,6 @@ int snapshot_delete(const struct subject *s, const char *path)
     merge_options.into = path;
     merge_options.take_name = true;
     merge_options.progress = progress_step;
-    signals_catch();
     progress_begin(true);
     int code = vhdx_merge(child, &merge_options, NULL);
     progress_end(code == 0);

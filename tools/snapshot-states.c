@@ -12,6 +12,8 @@
 
 #include "cmd.h"
 #include "output.h"
+#include "progress.h"
+#include "signals.h"
 
 /* ---- names ---- */
 
@@ -197,11 +199,21 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
 
 int subject_survey(const struct subject *s, vhdx_survey **result)
 {
-    int code = vhdx_survey_new(s->real, &s->open_options, s->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, result);
+    int code = vhdx_survey_new(s->real, &s->open_options, s->search_below ? VHDX_SURVEY_BELOW : 0, progress_step, NULL, result);
 
     if (code < 0)
-        print_library_error(s->name, code);
+        print_nothing_done(s, code);
     return code;
+}
+
+int print_nothing_done(const struct subject *s, int code)
+{
+    if (code == -ECANCELED && signals_caught()) {
+        print_error(s->name, "stopped by a signal; nothing was changed");
+        return 128 + signals_caught();
+    }
+    print_library_error(s->name, code);
+    return EXIT_TROUBLE;
 }
 
 size_t find_in_survey(const vhdx_survey *all, const char *path, struct vhdx_survey_image *image)

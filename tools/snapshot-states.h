@@ -64,6 +64,9 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX]);
 
 /* ---- the image's place in its chain ---- */
 
+/* Report why something was not done, code, or that a signal stopped it.  Returns the exit status. */
+int print_nothing_done(const struct subject *s, int code);
+
 /* Survey the folder of the image, and those that were named.  A failure is reported and returned. */
 int subject_survey(const struct subject *s, vhdx_survey **result);
 

@@ -34,6 +34,12 @@ static int check_options(const struct vhdx_snapshot_options *o)
     return 0;
 }
 
+/* -ECANCELED: the user does not want to wait any longer. */
+static int report_progress(const struct vhdx_snapshot_options *o)
+{
+    return o->progress && o->progress(o->opaque, 0, 0) != 0 ? fail(-ECANCELED, "cancelled; the image is as it was") : 0;
+}
+
 /* ---- what stands in the way ---- */
 
 static int check_name(const char *name)
@@ -69,7 +75,7 @@ static int judge_relatives(const char *path, const struct storage_identity *imag
 {
     struct vhdx_survey *s;
 
-    int r = ops_survey_new(path, o->open, o->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, &s);
+    int r = ops_survey_new(path, o->open, o->search_below ? VHDX_SURVEY_BELOW : 0, o->progress, o->opaque, &s);
     if (r < 0)
         return r;
     r = refuse_children(s, image);
@@ -260,6 +266,8 @@ static int make_child(struct new_file *f, const char *parent, uint32_t flags, co
     if (r == 0)
         r = create_planned(f->file, &n, &o);
     if (r == 0)
+        r = report_progress(options);
+    if (r == 0)
         r = new_file_publish(f);
     child_end(&child);
     return r;
@@ -281,6 +289,8 @@ static int put_child_in_place(struct new_file *f, const char *real, const char *
         r = find_places(real, ".", checked, unused, sizeof unused); /* the child's folder is all that counts of it */
     if (r == 0)
         r = refuse_other_names(f, name);
+    if (r == 0)
+        r = report_progress(options);
     if (r == 0)
         r = add_name(f, name, &added);
     if (r < 0)
@@ -396,7 +406,7 @@ static int survey_both(const char *path, const char *snapshot_path, const struct
             dirs[o.nr_parent_dirs++] = folders[i];
     }
     o.parent_dirs = dirs;
-    int r = ops_survey_new(path, &o, options->search_below ? VHDX_SURVEY_BELOW : 0, NULL, NULL, s);
+    int r = ops_survey_new(path, &o, options->search_below ? VHDX_SURVEY_BELOW : 0, options->progress, options->opaque, s);
     free(dirs);
     return r;
 }

@@ -358,6 +358,47 @@ def test_state_whose_child_lost_its_link_is_needed(vhdx, disk, tmp_path):
     assert "mismatch in the identifiers" in err and "remove" not in err
 
 
+# ---- signals
+
+def signal_at(vhdx_path, tool, call, *arguments):
+    """SIGTERM at the first such call."""
+    strace = [find_strace(tool), "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGTERM:when=1"]
+    return subprocess.run([*strace, vhdx_path, "snapshot", *arguments], capture_output=True, timeout=60, check=False, text=True)
+
+
+@pytest.mark.parametrize("call, options, names", [
+    ("getdents64", [], ["t"]), ("linkat", [], ["t"]), ("getdents64", ["--revert", "--force"], []), ("getdents64", ["--list"], []),
+    ("getdents64", ["--delete"], ["s"])])
+def test_signal_stops_it_cleanly(vhdx, vhdx_path, tool, disk, tmp_path, call, options, names):
+    """Up to the moment when the child takes the name."""
+    vhdx("snapshot", disk, "s", rc=0)
+    write(vhdx, disk, 2)
+    before = {name: sha256(tmp_path / name) for name in os.listdir(tmp_path)}
+    done = signal_at(vhdx_path, tool, call, *options, disk, *names)
+    assert done.returncode == 143 and "stopped by a signal; nothing was changed" in done.stderr, done
+    assert {name: sha256(tmp_path / name) for name in os.listdir(tmp_path)} == before
+
+
+@pytest.mark.parametrize("options", [[], ["--revert", "--force"]])
+def test_signal_that_comes_too_late(vhdx, vhdx_path, tool, disk, tmp_path, options):
+    vhdx("snapshot", disk, "s", rc=0)
+    write(vhdx, disk, 2)
+    done = signal_at(vhdx_path, tool, "renameat", *options, disk, "s" if options else "t")
+    assert done.returncode == 0 and done.stderr == ""
+    holds(vhdx, disk, 1 if options else 2)
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
+
+
+def test_again_after_it_was_complete(vhdx, disk, tmp_path):
+    """Whoever saw the machine die does not know that it was."""
+    for state, extension in (("s", "vhdx"), ("t", "avhdx")):
+        vhdx("snapshot", disk, state, rc=0)
+        err = vhdx("snapshot", disk, state, rc=1).err
+        assert f"there is a state '{state}' already, {tmp_path}/web.{state}.{extension}" in err
+        assert "if it was interrupted, it is complete" in err
+    assert "is complete" not in vhdx("snapshot", disk, "s", rc=1).err # the disk was made on another one since
+
+
 # ---- --delete that did not come to its end
 
 def keep(folder, to):

@@ -231,6 +231,63 @@ static void test_dying_while_going_back(void **state)
     }
 }
 
+static int stop_at(void *opaque, uint64_t done, uint64_t total)
+{
+    long *left = opaque;
+
+    (void)done;
+    (void)total;
+    return (*left)-- == 0;
+}
+
+/* At whichever of the moments it asks the answer is to stop, nothing is changed and nothing left behind; *last: it did not ask
+ * that often. */
+static void stop_while(int (*fn)(const struct vhdx_snapshot_options *o), long nth, bool *last)
+{
+    struct vhdx_snapshot_options o = VHDX_SNAPSHOT_OPTIONS_INIT;
+    long left = nth;
+
+    o.progress = stop_at;
+    o.opaque = &left;
+    int r = fn(&o);
+    *last = r == 0;
+    if (!*last)
+        assert_fails(r, -ECANCELED, "cancelled");
+}
+
+static int keep_two_unless(const struct vhdx_snapshot_options *o)
+{
+    return ops_snapshot(path, "disk.two.avhdx", o);
+}
+
+static int go_back_unless(const struct vhdx_snapshot_options *o)
+{
+    return ops_snapshot_revert(path, kept, o);
+}
+
+static void test_stopping(void **state)
+{
+    int (*const ways[])(const struct vhdx_snapshot_options *) = {keep_two_unless, go_back_unless};
+    char two[2 * SCRATCH_PATH_BYTES];
+
+    (void)state;
+    for (unsigned way = 0; way < 2; way++) {
+        bool last = false;
+        make_image(1);
+        snprintf(two, sizeof two, "%s/disk.two.avhdx", top);
+        assert_succeeds(keep_one());
+        write_state(2);
+        for (long nth = 0; !last; nth++) {
+            assert_true(nth < 100);
+            stop_while(ways[way], nth, &last);
+            must_hold(path, last && way == 1 ? 1 : 2, true);
+            assert_int_equal(access(two, F_OK), last && way == 0 ? 0 : -1);
+            assert_true(!last || nth >= 3);
+        }
+        scratch_remove(top);
+    }
+}
+
 /* One that died before the child was in place is completed under its own name, or not at all: a state of which another one is
  * a second name would change with it. */
 static void test_half_made(void **state)
@@ -444,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_keep_and_go_back),
         cmocka_unit_test(test_dying_while_keeping),
         cmocka_unit_test(test_dying_while_going_back),
+        cmocka_unit_test(test_stopping),
         cmocka_unit_test(test_half_made),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_child_comes_before_the_lock),
