@@ -44,35 +44,45 @@ static int resolve_format(const char *name, int index)
     return SOURCE_RAW;
 }
 
-static void print_result(const struct vhdx_compare_result *result)
+/* Of disks that differ; with --strict the end of the smaller one is a difference, too. */
+static uint64_t first_difference(const struct vhdx_compare_result *result)
+{
+    uint64_t smaller = result->size_a < result->size_b ? result->size_a : result->size_b;
+
+    return settings.strict && (result->identical || smaller < result->first_difference) ? smaller : result->first_difference;
+}
+
+/* identical: by what was asked, which may be more than result->identical, the content. */
+static void print_result(const struct vhdx_compare_result *result, bool identical)
 {
     if (common.output == OUTPUT_JSON) {
         struct document doc = {.out = stdout};
 
         document_begin(&doc, NULL, DOCUMENT_OBJECT);
-        document_boolean(&doc, "identical", result->identical);
-        if (result->identical)
+        document_boolean(&doc, "identical", identical);
+        if (identical)
             document_null(&doc, "first-difference");
         else
-            document_number(&doc, "first-difference", result->first_difference);
+            document_number(&doc, "first-difference", first_difference(result));
         document_end(&doc);
     } else if (!common.quiet) {
-        if (result->identical)
+        if (identical)
             puts("Images are identical.");
-        else
+        else if (!result->identical)
             printf("Content mismatch at offset %" PRIu64 "!\n", result->first_difference);
     }
 }
 
-/* --strict: nothing need be read to tell disks of unequal sizes apart. */
-static void sizes_differ(uint64_t size_a, uint64_t size_b)
+/* With --strict sizes that differ are a result.  false: there is nothing more that anybody wants to know. */
+static bool tell_of_sizes(const char *name, uint64_t size_a, uint64_t size_b)
 {
-    struct vhdx_compare_result result = {.first_difference = size_a < size_b ? size_a : size_b};
-
-    if (common.output == OUTPUT_JSON)
-        print_result(&result);
-    else if (!common.quiet)
+    if (settings.strict && common.quiet && common.output != OUTPUT_JSON)
+        return false;
+    if (settings.strict && common.output != OUTPUT_JSON)
         printf("Sizes differ: %" PRIu64 " and %" PRIu64 " bytes.\n", size_a, size_b);
+    else if (!settings.strict && !common.quiet)
+        print_warning(name, "sizes differ: %" PRIu64 " and %" PRIu64 " bytes; the surplus has to be zeros", size_a, size_b);
+    return true;
 }
 
 static int compare(char **names, vhdx_disk *disks[2])
@@ -80,16 +90,8 @@ static int compare(char **names, vhdx_disk *disks[2])
     uint64_t size_a = vhdx_size(disks[0]), size_b = vhdx_size(disks[1]);
     struct vhdx_compare_result result;
 
-    if (size_a != size_b) {
-        if (settings.strict) {
-            sizes_differ(size_a, size_b);
-            return EXIT_COMPARE_DIFFERENT;
-        }
-        if (!common.quiet)
-            print_warning(names[1],
-                          "sizes differ: %" PRIu64 " and %" PRIu64 " bytes; the surplus has to be zeros",
-                          size_a, size_b);
-    }
+    if (size_a != size_b && !tell_of_sizes(names[1], size_a, size_b))
+        return EXIT_COMPARE_DIFFERENT;
     signals_catch();
     limit_waiting_for(names[0]);
     limit_waiting_for(names[1]);
@@ -104,8 +106,9 @@ static int compare(char **names, vhdx_disk *disks[2])
         print_error(NULL, "%s, %s: %s", names[0], names[1], library_message(code));
         return EXIT_COMPARE_TROUBLE;
     }
-    print_result(&result);
-    return result.identical ? EXIT_OK : EXIT_COMPARE_DIFFERENT;
+    bool identical = result.identical && (!settings.strict || size_a == size_b);
+    print_result(&result, identical);
+    return identical ? EXIT_OK : EXIT_COMPARE_DIFFERENT;
 }
 
 static int run(char **arguments)

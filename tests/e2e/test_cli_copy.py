@@ -65,6 +65,26 @@ def test_compare_sizes(vhdx, dynamic, raw_copy, tmp_path):
     assert f"offset {64 * MiB + 5}!" in vhdx("compare", "-F", "raw", dynamic.path, longer, rc=1).out
 
 
+def test_compare_strictly_tells_size_and_content(vhdx, tmp_path):
+    """The difference that comes first, be it in the content or where the smaller disk ends."""
+    a, b = tmp_path / "a.vhdx", tmp_path / "b.vhdx"
+    vhdx("create", a, "64M", rc=0)
+    vhdx("create", b, "128M", rc=0)
+    sizes = f"Sizes differ: {64 * MiB} and {128 * MiB} bytes.\n"
+
+    def result(*args):
+        return vhdx("compare", "-s", *args, a, b, rc=1)
+    assert result().out == sizes and result().err == ""
+    assert result("--json").json() == {"identical": False, "first-difference": 64 * MiB}
+    vhdx("io", b, "-q", "-c", "write 100M 4k", rc=0)
+    assert result().out == sizes + f"Content mismatch at offset {100 * MiB}!\n"
+    assert result("--json").json() == {"identical": False, "first-difference": 64 * MiB}
+    vhdx("io", a, "-q", "-c", "write 5M 4k", rc=0)
+    assert result().out == sizes + f"Content mismatch at offset {5 * MiB}!\n"
+    assert result("--json").json() == {"identical": False, "first-difference": 5 * MiB}
+    assert result("-q").out == ""
+
+
 def test_compare_trouble(vhdx, dynamic, orphan, tmp_path):
     assert vhdx("compare", dynamic.path, orphan, rc=2).out == ""
     assert vhdx("compare", dynamic.path, tmp_path / "none", rc=2).out == ""
