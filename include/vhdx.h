@@ -441,8 +441,8 @@ struct vhdx_create_options {
  * The file gets its name when it is complete and durable, and never in place of something else: what is there already
  * is -EEXIST.  With replace a regular file there is replaced in one step (its owner, permissions, access control list and
  * security label are kept as far as we may set them; where its group cannot be kept, no group gets in; further hard links keep
- * the old content), unless another program has it open as an image (VHDX_E_LOCKED); folders, devices and pipes are -EISDIR and
- * -EINVAL.  After a failure there is what was there before.
+ * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES); folders, devices and
+ * pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
  *
  * -EINVAL: options make no sense; path is a file of the parent's chain; the parent's path cannot be recorded.  VHDX_E_CHAIN:
  * the parent has 255 parents already, or holds a part of a child in its folder whose merge did not come to its end (children

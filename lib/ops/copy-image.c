@@ -264,7 +264,7 @@ int ops_copy_to_image(vhdx_disk *disk, const char *path, const struct vhdx_creat
     if (r == 0)
         r = refuse_source(disk, path);
     if (r == 0)
-        r = copy_target_failed(o, new_file_begin(&f, path, complete.replace));
+        r = copy_target_failed(o, new_file_begin(&f, path, complete.replace ? OLD_FILE_GOES : OLD_FILE_STAYS));
     if (r < 0)
         return r;
     r = copy_disk_into(f.file, &n, disk, complete.preallocation, o);

@@ -166,7 +166,7 @@ int ops_copy_stream_to_image(int fd, const char *path, const struct vhdx_create_
     if (r == 0)
         r = check_options(&n, create_options);
     if (r == 0)
-        r = copy_target_failed(o, new_file_begin(&f, path, create_options->replace));
+        r = copy_target_failed(o, new_file_begin(&f, path, create_options->replace ? OLD_FILE_GOES : OLD_FILE_STAYS));
     if (r < 0)
         return r;
     r = copy_stream_into(f.file, &n, fd, create_options->virtual_size, o);

@@ -170,7 +170,7 @@ int ops_copy_to_new_file(vhdx_disk *disk, const char *path, const struct vhdx_co
     int r = copy_check_options(o);
 
     if (r == 0)
-        r = copy_target_failed(o, new_file_begin(&f, path, false));
+        r = copy_target_failed(o, new_file_begin(&f, path, OLD_FILE_STAYS));
     if (r < 0)
         return r;
     bool is_zero = true;

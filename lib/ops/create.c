@@ -47,7 +47,7 @@ int ops_create(const char *path, const struct vhdx_create_options *options)
     int r = plan(&n, &child, path, options);
 
     if (r == 0)
-        r = new_file_begin(&f, path, options->replace);
+        r = new_file_begin(&f, path, options->replace ? OLD_FILE_GOES : OLD_FILE_STAYS);
     if (r == 0) {
         r = create_planned(f.file, &n, options);
         if (r == 0)

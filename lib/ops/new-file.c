@@ -30,17 +30,21 @@ static int refuse_existing(const struct stat *st, bool replace)
     return replace ? 0 : fail(-EEXIST, "the file exists already; --force overwrites it");
 }
 
-/* Open and lock what is to be replaced, without changing it. */
-static int take_old(struct new_file *f, const char *path)
+/* Open and lock what is to be replaced, without changing it.  The folder's permissions are enough to replace it, but who may not
+ * write a file is not expected to do away with its content. */
+static int take_old(struct new_file *f, const char *path, enum new_file_old old)
 {
-    int r = storage_posix_open(path, 0, &f->old);
+    int r = storage_posix_open(path, old == OLD_FILE_GOES ? POSIX_OPEN_WRITABLE : 0, &f->old);
 
+    if (old == OLD_FILE_GOES && (r == -EACCES || r == -EPERM || r == -EROFS))
+        return fail(r, "you may not write the file that is there (%s), so it is not replaced", strerror(-r));
     return r < 0 ? r : storage_lock(f->old, STORAGE_LOCK_EXCLUSIVE);
 }
 
 /* Judge what path leads to; *real is the path to use, to be freed. */
-static int look_at_target(struct new_file *f, const char *path, bool replace, char **real)
+static int look_at_target(struct new_file *f, const char *path, enum new_file_old old, char **real)
 {
+    bool replace = old != OLD_FILE_STAYS;
     struct stat st;
     int r = replace ? stat(path, &st) : lstat(path, &st);
     bool exists = r == 0;
@@ -54,7 +58,7 @@ static int look_at_target(struct new_file *f, const char *path, bool replace, ch
         *real = exists ? realpath(path, NULL) : strdup(path);
         r = *real ? 0 : fail_errno("cannot follow the path");
     }
-    return r == 0 && exists ? take_old(f, *real) : r;
+    return r == 0 && exists ? take_old(f, *real, old) : r;
 }
 
 /* ---- begin ---- */
@@ -141,12 +145,12 @@ static int open_new(struct new_file *f)
     return storage_posix_from_fd(fd, true, false, &f->file);
 }
 
-int new_file_begin(struct new_file *f, const char *path, bool replace)
+int new_file_begin(struct new_file *f, const char *path, enum new_file_old old)
 {
     char *real = NULL;
 
     *f = (struct new_file){.folder = -1};
-    int r = look_at_target(f, path, replace, &real);
+    int r = look_at_target(f, path, old, &real);
     if (r == 0)
         r = open_folder(f, real);
     if (r == 0)

@@ -14,6 +14,13 @@ struct storage;
 
 enum { NEW_FILE_TEMPORARY_BYTES = 32 };
 
+/* What becomes of a file that is there already. */
+enum new_file_old {
+    OLD_FILE_STAYS,   /* under its name, so nothing is done */
+    OLD_FILE_GOES,    /* with its content */
+    OLD_FILE_IS_KEPT, /* under another name that the caller gives it before */
+};
+
 struct new_file {
     struct storage *file; /* owned; empty at first, writable */
     struct storage *old;  /* owned; what is to be replaced, locked so that nobody opens it; NULL: nothing */
@@ -22,9 +29,10 @@ struct new_file {
     char temporary[NEW_FILE_TEMPORARY_BYTES]; /* its name until it is complete; "": it has none */
 };
 
-/* Begin a file for path.  If there is something: -EEXIST, or with replace VHDX_E_LOCKED if a program uses it as an image;
- * -EISDIR, -EINVAL for what is no regular file.  With replace a link is followed.  After 0 new_file_end() must come. */
-int new_file_begin(struct new_file *f, const char *path, bool replace);
+/* Begin a file for path.  If there is something: -EEXIST if that stays, else VHDX_E_LOCKED if a program uses it as an image,
+ * -EACCES if it is to go and we may not write it, -EISDIR, -EINVAL for what is no regular file.  Unless it stays a link is followed.
+ * After 0 new_file_end() must come. */
+int new_file_begin(struct new_file *f, const char *path, enum new_file_old old);
 
 /* Give the file, which is durable already, its name, durably.  -EEXIST: something has come there since new_file_begin(). */
 int new_file_publish(struct new_file *f);

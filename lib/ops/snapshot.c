@@ -316,7 +316,7 @@ int ops_snapshot(const char *path, const char *name, const struct vhdx_snapshot_
     if (r == 0)
         r = settle_log(real, o);
     if (r == 0)
-        r = new_file_begin(&f, real, true);
+        r = new_file_begin(&f, real, OLD_FILE_IS_KEPT);
     if (r < 0)
         return r;
     r = put_child_in_place(&f, real, name, o);

@@ -105,7 +105,7 @@ static void make_one(enum ability ability)
 {
     struct new_file f;
 
-    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), false) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), OLD_FILE_STAYS) == 0);
     CHILD_ASSERT((f.temporary[0] != '\0') == (ability != ALL));
     CHILD_ASSERT(scratch_nr_names(folder) == (ability != ALL));
     CHILD_ASSERT(storage_pwrite(f.file, "new", 3, 0) == 0);
@@ -118,7 +118,7 @@ static void abandon_one(enum ability ability)
     struct new_file f;
 
     (void)ability;
-    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), false) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), OLD_FILE_STAYS) == 0);
     CHILD_ASSERT(storage_pwrite(f.file, "new", 3, 0) == 0);
     new_file_end(&f);
 }
@@ -128,7 +128,7 @@ static void come_too_late(enum ability ability)
     struct new_file f;
 
     (void)ability;
-    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), false) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("new"), OLD_FILE_STAYS) == 0);
     put_file("new", "theirs");
     CHILD_ASSERT(new_file_publish(&f) == -EEXIST);
     CHILD_ASSERT(strstr(error_message(), "left alone"));
@@ -140,7 +140,7 @@ static void replace_one(enum ability ability)
     struct new_file f;
 
     (void)ability;
-    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), true) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES) == 0);
     CHILD_ASSERT(storage_pwrite(f.file, "new", 3, 0) == 0);
     CHILD_ASSERT(new_file_publish(&f) == 0);
     new_file_end(&f);
@@ -151,7 +151,7 @@ static void replace_what_was_replaced(enum ability ability)
     struct new_file f;
 
     (void)ability;
-    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), true) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES) == 0);
     put_file("other", "theirs");
     CHILD_ASSERT(rename(in_folder("other"), in_folder("old")) == 0);
     CHILD_ASSERT(new_file_publish(&f) == -EEXIST);
@@ -218,7 +218,7 @@ static void replace_without_chmod(enum ability ability)
 
     umask(0);
     CHILD_ASSERT(take_away(&no_chmod) == 0);
-    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), true) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES) == 0);
     CHILD_ASSERT((f.temporary[0] != '\0') == (ability != ALL));
     CHILD_ASSERT(new_file_publish(&f) == 0);
     new_file_end(&f);
@@ -341,6 +341,39 @@ static void our_own_group_may_not_use_what_replaces(void **state)
     assert_memory_equal(value, open_list, sizeof list);
 }
 
+static void replace_without_permission(enum ability ability)
+{
+    struct new_file f;
+
+    (void)ability;
+    CHILD_ASSERT(setgroups(0, NULL) == 0 && setgid(OWN_GROUP) == 0 && setuid(MEMBER) == 0);
+    CHILD_ASSERT(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES) == -EACCES);
+    CHILD_ASSERT(strstr(error_message(), "you may not write the file that is there"));
+}
+
+/* Whoever may change the folder could replace it, and nobody would expect that: not its owner who took the right away, and not the
+ * one who lets others only read. */
+static void what_we_may_not_write_is_not_replaced(void **state)
+{
+    static const struct {
+        uid_t owner;
+        mode_t mode;
+    } cases[] = {{OWNER, 0644}, {MEMBER, 0444}};
+
+    (void)state;
+    if (geteuid() != 0)
+        skip_because("needs root, to become another user");
+    assert_int_equal(chmod(folder, 0777), 0);
+    put_file("old", "old content");
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        assert_int_equal(chown(in_folder("old"), cases[i].owner, OTHER_GROUP), 0);
+        assert_int_equal(chmod(in_folder("old"), cases[i].mode), 0);
+        with_ability(ALL, replace_without_permission);
+        expect_content("old", "old content");
+        assert_int_equal(scratch_nr_names(folder), 1);
+    }
+}
+
 static void only_what_was_looked_at_is_replaced(void **state)
 {
     (void)state;
@@ -362,8 +395,8 @@ static void links_are_followed_for_replacing_only(void **state)
     (void)state;
     put_file("old", "old content");
     assert_int_equal(symlink("old", in_folder("link")), 0);
-    assert_fails(new_file_begin(&f, in_folder("link"), false), -EEXIST, "exists already");
-    assert_succeeds(new_file_begin(&f, in_folder("link"), true));
+    assert_fails(new_file_begin(&f, in_folder("link"), OLD_FILE_STAYS), -EEXIST, "exists already");
+    assert_succeeds(new_file_begin(&f, in_folder("link"), OLD_FILE_GOES));
     assert_succeeds(storage_pwrite(f.file, "new", 3, 0));
     assert_succeeds(new_file_publish(&f));
     new_file_end(&f);
@@ -371,8 +404,8 @@ static void links_are_followed_for_replacing_only(void **state)
     assert_int_equal(lstat(in_folder("link"), &st), 0);
     assert_true(S_ISLNK(st.st_mode));
     assert_int_equal(symlink("nowhere", in_folder("dangling")), 0);
-    assert_fails(new_file_begin(&f, in_folder("dangling"), false), -EEXIST, "exists already");
-    assert_fails(new_file_begin(&f, in_folder("dangling"), true), -EEXIST, "leads nowhere");
+    assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_STAYS), -EEXIST, "exists already");
+    assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_GOES), -EEXIST, "leads nowhere");
 }
 
 static void only_regular_files_are_replaced(void **state)
@@ -388,7 +421,7 @@ static void only_regular_files_are_replaced(void **state)
         assert_fails(new_file_begin(&f, in_folder("none/"), replace), -EISDIR, "folder");
         assert_fails(new_file_begin(&f, in_folder("none/new"), replace), -ENOENT, "No such file");
     }
-    assert_fails(new_file_begin(&f, "", false), -EISDIR, "folder");
+    assert_fails(new_file_begin(&f, "", OLD_FILE_STAYS), -EISDIR, "folder");
     assert_int_equal(scratch_nr_names(folder), 1);
 }
 
@@ -402,11 +435,11 @@ static void files_in_use_are_not_replaced(void **state)
     for (int lock = STORAGE_LOCK_SHARED; lock <= STORAGE_LOCK_EXCLUSIVE; lock++) {
         assert_succeeds(storage_posix_open(in_folder("old"), POSIX_OPEN_WRITABLE, &user));
         assert_succeeds(storage_lock(user, (enum storage_lock)lock));
-        assert_fails(new_file_begin(&f, in_folder("old"), true), VHDX_E_LOCKED, "another program");
+        assert_fails(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES), VHDX_E_LOCKED, "another program");
         storage_close(user);
     }
     /* And nobody gets in while it is being replaced. */
-    assert_succeeds(new_file_begin(&f, in_folder("old"), true));
+    assert_succeeds(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES));
     assert_succeeds(storage_posix_open(in_folder("old"), 0, &user));
     assert_fails(storage_lock(user, STORAGE_LOCK_SHARED), VHDX_E_LOCKED, "another program");
     storage_close(user);
@@ -432,8 +465,8 @@ static void no_descriptor_is_left_open(void **state)
 
     (void)state;
     put_file("old", "old content");
-    assert_fails(new_file_begin(&f, in_folder("old"), false), -EEXIST, "exists");
-    assert_succeeds(new_file_begin(&f, in_folder("old"), true));
+    assert_fails(new_file_begin(&f, in_folder("old"), OLD_FILE_STAYS), -EEXIST, "exists");
+    assert_succeeds(new_file_begin(&f, in_folder("old"), OLD_FILE_GOES));
     assert_succeeds(new_file_publish(&f));
     new_file_end(&f);
     assert_int_equal(lowest_free_descriptor(), before);
@@ -452,6 +485,7 @@ int main(void)
         IN_FOLDER(lists_and_attributes_go_along),
         IN_FOLDER(nobody_else_may_use_what_replaces),
         IN_FOLDER(our_own_group_may_not_use_what_replaces),
+        IN_FOLDER(what_we_may_not_write_is_not_replaced),
         IN_FOLDER(only_what_was_looked_at_is_replaced),
         IN_FOLDER(links_are_followed_for_replacing_only),
         IN_FOLDER(only_regular_files_are_replaced),
