@@ -363,8 +363,8 @@ enum vhdx_reflink { VHDX_REFLINK_AUTO, VHDX_REFLINK_ALWAYS, VHDX_REFLINK_NEVER }
 
 /* Copy the whole virtual disk to a seekable file or block device at fd, which stays the caller's and is open for reading
  * and writing.  The target is locked for this alone, as an image that is written; the lock lasts until fd is closed.
- * VHDX_E_LOCKED: another program uses it.  Then progress is called for the first time, with nothing done, and then a
- * regular file is given the disk's size.  Not flushed: call fsync(2) for that.  -ENOSPC: a block device is too small, or
+ * VHDX_E_LOCKED: another program uses it.  VHDX_E_CHAIN: it is an image on which another one beside it rests.  Then
+ * progress is called for the first time, with nothing done, and then a regular file is given the disk's size.  Not flushed: call fsync(2) for that.  -ENOSPC: a block device is too small, or
  * the file system is full.  -EOPNOTSUPP: VHDX_REFLINK_ALWAYS and the file systems cannot.  A failure or cancellation
  * before that first call has changed nothing; after one later a regular file is empty, a device holds part of the disk.
  * Of a disk that is written through the same handle meanwhile, the copy has each sector as it was at some moment, not all at
@@ -441,12 +441,13 @@ struct vhdx_create_options {
  * The file gets its name when it is complete and durable, and never in place of something else: what is there already
  * is -EEXIST.  With replace a regular file there is replaced in one step (its owner, permissions, access control list and
  * security label are kept as far as we may set them; where its group cannot be kept, no group gets in; further hard links keep
- * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES); folders, devices and
- * pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
+ * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES); folders,
+ * devices and pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
  *
  * -EINVAL: options make no sense; path is a file of the parent's chain; the parent's path cannot be recorded.  VHDX_E_CHAIN:
  * the parent has 255 parents already, or holds a part of a child in its folder whose merge did not come to its end (children
- * called .vhdx or .avhdx, or as the parent up to the first dot, are seen).  VHDX_E_LIMIT, -EMFILE: there are too many to be
+ * called .vhdx or .avhdx, or as the parent up to the first dot, are seen); or what is to be replaced is an image on which another
+ * one rests, seen likewise, that would be lost.  VHDX_E_LIMIT, -EMFILE: there are too many to be
  * looked at.  Whatever vhdx_open() says of the parent.  -ENOTSUP: the file system cannot reserve space.  -ENOSPC, -EFBIG: the
  * file system is full, or holds no files of that length.  -ECANCELED by progress.  Format section 9.1.  Since 0.1. */
 VHDX_API int vhdx_create(const char *path, const struct vhdx_create_options *options);

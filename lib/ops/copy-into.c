@@ -11,6 +11,7 @@
 #include "ops/copy-source.h"
 #include "ops/copy-target.h"
 #include "ops/ops.h"
+#include "ops/orphans.h"
 #include "storage/storage.h"
 
 /* ---- an image as what is copied to ---- */
@@ -105,6 +106,8 @@ int ops_copy_to_disk(vhdx_disk *source, vhdx_disk *target, const struct vhdx_cop
         return copy_target_failed(o, fail(-ENOSPC, "the target has %" PRIu64 " bytes, the disk needs %" PRIu64, target->size,
                                           source->size));
     r = disk_check_writable(target);
+    if (r == 0 && layer->raw)
+        r = orphans_refuse_fd(layer->raw); /* the file may be an image all the same */
     if (r < 0)
         return copy_target_failed(o, r);
     return layer->img ? copy_into_image(source, target, o) : copy_disk(source, layer->raw, 0, o->target_is_zero, o);

@@ -13,6 +13,7 @@
 #include "ops/copy-target.h"
 #include "ops/copy-work.h"
 #include "ops/new-file.h"
+#include "ops/orphans.h"
 #include "storage/storage.h"
 
 /* Zeros that must be written, at a time, so that cancelling works; cut where no block of a target is. */
@@ -155,6 +156,8 @@ int ops_copy_to_file(vhdx_disk *disk, int fd, const struct vhdx_copy_options *op
     r = copy_check_not_source(disk, file);
     if (r == 0)
         r = copy_target_failed(o, storage_lock(file, STORAGE_LOCK_EXCLUSIVE));
+    if (r == 0)
+        r = copy_target_failed(o, orphans_refuse_fd(file));
     if (r == 0)
         r = copy_into_file(disk, file, o);
     storage_close(file);

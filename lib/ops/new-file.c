@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "ops/file-access.h"
+#include "ops/orphans.h"
 #include "storage/storage.h"
 
 enum { PROC_PATH_BYTES = 32 };
@@ -34,9 +35,9 @@ static int refuse_existing(const struct stat *st, bool replace)
  * write a file is not expected to do away with its content. */
 static int take_old(struct new_file *f, const char *path, enum new_file_old old)
 {
-    int r = storage_posix_open(path, old == OLD_FILE_GOES ? POSIX_OPEN_WRITABLE : 0, &f->old);
+    int r = storage_posix_open(path, old != OLD_FILE_IS_KEPT ? POSIX_OPEN_WRITABLE : 0, &f->old);
 
-    if (old == OLD_FILE_GOES && (r == -EACCES || r == -EPERM || r == -EROFS))
+    if (old != OLD_FILE_IS_KEPT && (r == -EACCES || r == -EPERM || r == -EROFS))
         return fail(r, "you may not write the file that is there (%s), so it is not replaced", strerror(-r));
     return r < 0 ? r : storage_lock(f->old, STORAGE_LOCK_EXCLUSIVE);
 }
@@ -151,6 +152,8 @@ int new_file_begin(struct new_file *f, const char *path, enum new_file_old old)
 
     *f = (struct new_file){.folder = -1};
     int r = look_at_target(f, path, old, &real);
+    if (r == 0 && f->old && old == OLD_FILE_GOES)
+        r = orphans_refuse(f->old, real);
     if (r == 0)
         r = open_folder(f, real);
     if (r == 0)

@@ -17,7 +17,8 @@ enum { NEW_FILE_TEMPORARY_BYTES = 32 };
 /* What becomes of a file that is there already. */
 enum new_file_old {
     OLD_FILE_STAYS,   /* under its name, so nothing is done */
-    OLD_FILE_GOES,    /* with its content */
+    OLD_FILE_GOES,    /* with its content, unless another image rests on that */
+    OLD_FILE_DROPPED, /* with its content; the caller knows what rests on that */
     OLD_FILE_IS_KEPT, /* under another name that the caller gives it before */
 };
 
@@ -30,7 +31,7 @@ struct new_file {
 };
 
 /* Begin a file for path.  If there is something: -EEXIST if that stays, else VHDX_E_LOCKED if a program uses it as an image,
- * -EACCES if it is to go and we may not write it, -EISDIR, -EINVAL for what is no regular file.  Unless it stays a link is followed.
+ * -EACCES or VHDX_E_CHAIN if it is to go and we may not write it or another image rests on it, -EISDIR, -EINVAL for what is no regular file.  Unless it stays a link is followed.
  * After 0 new_file_end() must come. */
 int new_file_begin(struct new_file *f, const char *path, enum new_file_old old);
 

@@ -449,7 +449,7 @@ int ops_snapshot_revert(const char *path, const char *snapshot_path, const struc
     if (r == 0 && !realpath(path, real))
         r = fail_errno("cannot open");
     if (r == 0)
-        r = new_file_begin(&f, real, true);
+        r = new_file_begin(&f, real, OLD_FILE_DROPPED);
     if (r < 0)
         return r;
     r = check_place(&f);

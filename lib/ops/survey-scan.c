@@ -94,8 +94,7 @@ static bool is_called_image(const char *path)
     return dot && (strcasecmp(dot, ".vhdx") == 0 || strcasecmp(dot, ".avhdx") == 0);
 }
 
-/* Does it begin as an image does?  Reading nothing else makes a look at thousands of other files cheap. */
-static bool begins_like_image(struct storage *file)
+bool survey_begins_like_image(struct storage *file)
 {
     uint8_t first[8];
     size_t got;
@@ -237,7 +236,7 @@ int survey_file(struct vhdx_survey *s, int fd, const char *path, bool wanted, bo
         return r;
     image.identity = file->identity;
     size_t known = s->nr_buckets ? *bucket_of(s, &image.identity) : 0;
-    if (known || (!demand_image && !is_called_image(path) && !begins_like_image(file))) {
+    if (known || (!demand_image && !is_called_image(path) && !survey_begins_like_image(file))) {
         storage_close(file);
         *index = known ? known - 1 : VHDX_NO_IMAGE;
         return known && !demand_image ? keep_better_name(s, &s->images[known - 1], path) : 0;

@@ -65,6 +65,9 @@ struct vhdx_survey {
  * brought back from tape. */
 int survey_likely_relatives(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s);
 
+/* Does it begin as an image does?  Reading nothing else makes a look at thousands of other files cheap. */
+bool survey_begins_like_image(struct storage *file);
+
 /* Look at every file in folder, named so in paths.  wanted: the user asked about it. */
 int survey_folder(struct vhdx_survey *s, const char *folder, bool wanted, bool below);
 

@@ -43,6 +43,39 @@ def test_the_library_does_not_copy_a_disk_onto_a_file_of_its_chain(chain, librar
     lib.vhdx_close(disk)
 
 
+FORCED = {"create": ("create", "--force", "{}", "8M"),
+          "convert -O vhdx": ("convert", "-O", "vhdx", "--force", "-f", "raw", "{source}", "{}"),
+          "convert - ": ("convert", "-O", "vhdx", "--force", "-f", "raw", "-", "{}"),
+          "convert": ("convert", "-q", "--force", "-f", "raw", "{source}", "{}"),
+          "convert -n": ("convert", "-q", "-n", "-O", "raw", "-f", "raw", "{source}", "{}")}
+
+
+@pytest.mark.parametrize("how", FORCED)
+def test_a_parent_is_not_replaced(chain, vhdx, tmp_path, how):
+    """Not even by its other name, as long as the child is beside it."""
+    (tmp_path / "raw").mkdir()
+    source, other = tmp_path / "raw" / "source", tmp_path / "another name"
+    source.write_bytes(bytes(MiB))
+    os.symlink("base.vhdx", other)
+    before = digest(tmp_path / "base.vhdx")
+    for name in (tmp_path / "base.vhdx", other):
+        words = [word.format(name, source=source) for word in FORCED[how]]
+        result = vhdx(*words, rc=1, stdin=bytes(MiB))
+        assert result.err.startswith(f"vhdx {words[0]}: {name}: ") and "child.avhdx has the image that is there as its parent" in result.err
+        assert "merge or rebase" in result.err and result.err.count("\n") == 1
+        assert digest(tmp_path / "base.vhdx") == before
+    assert sorted(os.listdir(tmp_path)) == ["another name", "base.vhdx", "child.avhdx", "raw"]
+    os.unlink(chain.path)
+    vhdx(*words, rc=0, stdin=bytes(MiB))
+    assert digest(tmp_path / "base.vhdx") != before
+
+
+def test_what_only_begins_like_an_image_is_replaced(vhdx, tmp_path):
+    path = tmp_path / "damaged.vhdx"
+    path.write_bytes(b"vhdxfile" + bytes(MiB))
+    vhdx("create", "--force", path, "8M", rc=0)
+
+
 F_OFD_SETLK = 37    # <fcntl.h>
 
 
