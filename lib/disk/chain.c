@@ -17,6 +17,7 @@
 #include "format/parent-locator.h"
 #include "image/image.h"
 #include "image/page-cache.h"
+#include "image/probe.h"
 #include "storage/storage.h"
 
 /* Pages of tables that all images of a chain keep together: 8 MiB. */
@@ -355,17 +356,9 @@ int disk_open_file(const char *path, uint32_t flags, struct storage **file)
 
 int disk_probe_file(struct storage *file)
 {
-    uint8_t first[4096], last[512];
-    uint64_t length;
-    size_t got, got_last;
     const char *what;
 
-    int r = storage_length(file, &length);
-    if (r == 0)
-        r = storage_pread_zero_fill(file, first, sizeof first, 0, &got);
-    if (r == 0)
-        r = storage_pread_zero_fill(file, last, sizeof last, length > sizeof last ? length - sizeof last : 0, &got_last);
-    return r < 0 ? r : identifier_probe(first, got, last, got_last, &what);
+    return image_probe(file, &what);
 }
 
 /* Raw, an image, or what a look at the file says.  Takes over file. */

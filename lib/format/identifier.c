@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "base/le.h"
+#include "base/math.h"
 #include "base/utf16.h"
 #include "base/zero.h"
 #include "vhdx.h"
@@ -137,7 +138,8 @@ enum {
     PARTITIONS_AT = 446,
     PARTITION_BYTES = 16,
     PARTITION_AT_TYPE = 4,
-    MBR_PARTITIONS = 4
+    MBR_PARTITIONS = 4,
+    BEGINNING_BYTES = 4096, /* that are zero where nobody has put a boot sector or partition table */
 };
 
 static bool has_boot_signature(const struct bytes *first)
@@ -195,7 +197,7 @@ static const char *describe_raw(const struct bytes *first)
         return "a raw disk with a partition table (GPT)";
     if (is_mbr(first))
         return "a raw disk with a partition table (MBR)";
-    if (memory_is_zero(first->p, first->length))
+    if (memory_is_zero(first->p, min_u64(first->length, BEGINNING_BYTES)))
         return "a file that begins with zeros, such as an empty raw disk or an incomplete copy";
     return "a file of unknown kind";
 }

@@ -12,6 +12,7 @@
 #include "image/log-replay.h"
 #include "image/overlay.h"
 #include "image/page-cache.h"
+#include "image/probe.h"
 #include "image/writer.h"
 #include "storage/storage.h"
 
@@ -22,23 +23,18 @@ enum { VERIFY_MAX_ENTRIES = 128 * 1024 };
 /* The first bytes of the file: is it a VHDX at all? (H6: if not, say what it is.) */
 static int load_identifier(struct image *img)
 {
-    uint8_t first[IDENTIFIER_USED_BYTES], last[512] = {0};
-    size_t got, got_last;
+    uint8_t first[IDENTIFIER_USED_BYTES];
     const char *what;
 
-    int r = storage_pread_zero_fill(img->file, first, sizeof first, IDENTIFIER_OFFSET, &got);
+    int r = storage_pread_zero_fill(img->file, first, sizeof first, IDENTIFIER_OFFSET, NULL);
     if (r < 0)
         return r;
     if (identifier_signature_valid(first)) {
         identifier_creator(first, img->creator, sizeof img->creator);
         return 0;
     }
-    uint64_t tail = img->file_length > sizeof last ? img->file_length - sizeof last : 0;
-    r = storage_pread_zero_fill(img->file, last, sizeof last, tail, &got_last);
-    if (r < 0)
-        return r;
-    identifier_probe(first, got, last, got_last, &what);
-    return fail(VHDX_E_NOT_VHDX, "not a VHDX image (no \"vhdxfile\" at offset 0); it looks like %s", what);
+    r = image_probe(img->file, &what);
+    return r < 0 ? r : fail(VHDX_E_NOT_VHDX, "not a VHDX image (no \"vhdxfile\" at offset 0); it looks like %s", what);
 }
 
 static int check_file_length(const struct image *img)

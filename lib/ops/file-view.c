@@ -9,21 +9,17 @@
 #include "disk/disk.h"
 #include "format/identifier.h"
 #include "image/overlay.h"
+#include "image/probe.h"
 #include "storage/storage.h"
-
-enum { PROBE_BYTES = 512 };
 
 /* Neither signature nor header: say what it is instead. */
 static int fail_not_vhdx(const struct file_view *v)
 {
-    uint8_t last[PROBE_BYTES];
-    size_t nr_last = min_u64(PROBE_BYTES, v->real_length);
-    const char *what = "not a disk image that this library knows";
+    const char *what;
+    int r = image_probe(v->file, &what);
 
-    int r = storage_pread(v->file, last, nr_last, v->real_length - nr_last);
     if (r < 0)
         return r;
-    identifier_probe(v->identifier, min_u64(IDENTIFIER_RAW_BYTES, v->real_length), last, nr_last, &what);
     return fail(VHDX_E_NOT_VHDX,
                 "no \"vhdxfile\" signature at offset 0x0 and no valid header at 0x%" PRIx64 " or 0x%" PRIx64
                 ": this is %s",

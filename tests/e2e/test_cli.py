@@ -175,6 +175,15 @@ def test_other_formats_are_named_and_raw_is_offered_for_none(vhdx, qemu_img, com
     assert "QCOW" in result.err.upper() and "-f raw" not in result.err
 
 
+@pytest.mark.parametrize("command", [command for command in READERS if command != "compare"])
+def test_an_iso_is_named(vhdx, command, tmp_path):
+    """It begins with zeros, and says what it is far behind them."""
+    path = tmp_path / "install.iso"
+    path.write_bytes(bytes(32768) + b"\x01CD001\x01" + bytes(MiB))
+    result = vhdx(command, *arguments_for(command, path, tmp_path))
+    assert result.rc != 0 and "ISO 9660" in result.err
+
+
 @pytest.mark.parametrize("command", ["info", "map", "convert"])
 def test_unknown_files_get_the_hint_to_f_raw(vhdx, command, raw_copy, tmp_path):
     result = vhdx(command, *arguments_for(command, raw_copy, tmp_path), rc=1)
