@@ -141,11 +141,15 @@ bool may_be_raw(const char *name)
 
 void print_open_error(const char *name, int format, int code, const char *message)
 {
+    static const char for_writing[] = "cannot open for writing"; /* and it can be read: so says the library alone, not of parents */
+
     if (!message)
         message = vhdx_strerror(code);
     /* The code may also be a parent's, which no option of ours makes raw. */
     if (code == VHDX_E_NOT_VHDX && format == SOURCE_AUTO && !is_nbd_uri(name) && may_be_raw(name))
         print_error(name, "%s; if it is a raw disk, say so with -f raw", message);
+    else if (strncmp(message, for_writing, sizeof for_writing - 1) == 0)
+        print_error(name, "%s; -r opens it for reading only", message);
     else
         print_image_error(name, message);
 }

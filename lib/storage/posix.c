@@ -398,7 +398,7 @@ int storage_posix_from_fd(int fd, bool writable, bool allow_device, struct stora
     return 0;
 }
 
-static int open_failed(const char *path)
+static int open_failed(const char *path, bool writable)
 {
     int saved = errno;
     struct stat st;
@@ -408,8 +408,9 @@ static int open_failed(const char *path)
      * does not. */
     if ((saved == ENXIO || saved == EISDIR) && stat(path, &st) == 0 && (r = check_type(&st, true)) < 0)
         return r;
+    bool for_writing = writable && (saved == EACCES || saved == EPERM || saved == EROFS) && faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0;
     errno = saved;
-    return fail_errno("cannot open");
+    return fail_errno(for_writing ? "cannot open for writing" : "cannot open");
 }
 
 int storage_posix_open(const char *path, unsigned flags, struct storage **s)
@@ -422,7 +423,7 @@ int storage_posix_open(const char *path, unsigned flags, struct storage **s)
         fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
-        return open_failed(path);
+        return open_failed(path, writable);
 
     int r = storage_posix_from_fd(fd, writable, true, s);
     if (r < 0)

@@ -503,6 +503,37 @@ def test_a_read_only_file_system(vhdx, small_file_system, tool):
     vhdx("io", "-r", built.path, "-c", "read 0 1", rc=0)
 
 
+@pytest.mark.parametrize("command", ["io", "serve", "mount"])
+def test_what_may_only_be_read_is_not_said_to_be_closed(vhdx, small_file_system, tool, tmp_path, command):
+    """These open for writing unless told otherwise, which who wants to read does not expect."""
+    if command == "serve":
+        tool("nbdkit")
+    if command == "mount" and os.environ.get("VHDX_FUSE", "1") != "1":
+        pytest.skip("the build has no mount command")
+    place = small_file_system("size=64M")
+    built = BUILT["windows"](64 * MiB).build(place / "disk.vhdx")
+    (tmp_path / "mnt").mkdir()
+    run_program([tool("mount"), "-o", "remount,ro", place], rc=0)
+    arguments = {"io": ["-c", "read 0 1"], "serve": [], "mount": [tmp_path / "mnt"]}[command]
+    result = vhdx(command, built.path, *arguments, rc=1)
+    assert result.err == f"vhdx {command}: {built.path}: cannot open for writing: Read-only file system; -r opens it for reading only\n"
+
+
+def test_a_file_of_somebody_else(vhdx_path, need_root, tool):
+    with tempfile.TemporaryDirectory() as name:  # pytest's are for their owner alone
+        os.chmod(name, 0o755)
+        built = BUILT["windows"](64 * MiB).build(pathlib.Path(name) / "disk.vhdx")
+        words = [tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]
+        if subprocess.run([*words, "test", "-x", vhdx_path], check=False).returncode != 0:
+            pytest.skip(f"an ordinary user cannot reach {vhdx_path}")
+        words += [vhdx_path, "io", built.path, "-c", "read 0 1"]
+        os.chmod(built.path, 0o644)
+        assert "cannot open for writing: Permission denied; -r opens it" in run_program(words, rc=1).err
+        run_program([*words, "-r"], rc=0)
+        os.chmod(built.path, 0o600)
+        assert run_program(words, rc=1).err.endswith("cannot open: Permission denied\n")
+
+
 @pytest.mark.parametrize("dirtied", [False, True])
 def test_no_space_left(vhdx, vhdx_path, qemu_img, small_file_system, tmp_path, dirtied):
     """The write fails, nothing is lost, and with space it works again: in the same session, and after it."""
