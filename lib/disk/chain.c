@@ -198,6 +198,9 @@ static int report_mismatch(const struct link_search *s, const guid *found, const
                 wanted, path, seen);
 }
 
+/* In another folder, or where it was by another name: there no folder that is named helps. */
+#define IF_RENAMED "; or if it was renamed, mend the link with 'vhdx rebase --find DIR'"
+
 /* Nobody was it: say which of the reasons matters most to the user. */
 static int report_not_found(const struct link_search *s, const struct parent_search *search)
 {
@@ -227,11 +230,12 @@ static int report_not_found(const struct link_search *s, const struct parent_sea
     if (search->blocked) /* nearly every child by Windows has an absolute path, too */
         return fail(VHDX_E_PARENT_NOT_FOUND,
                     "the parent, recorded as %s with data write GUID %s, is not there, nor in the child's folder or any --parent-dir; "
-                    "name its folder with --parent-dir, or follow the absolute path that is recorded, too, with --allow-parent-path",
+                    "name its folder with --parent-dir, or follow the absolute path that is recorded, too, with --allow-parent-path"
+                    IF_RENAMED,
                     recorded, wanted);
     return fail(VHDX_E_PARENT_NOT_FOUND,
                 "the parent, recorded as %s with data write GUID %s, is not in the child's folder or any --parent-dir; "
-                "name its folder with --parent-dir",
+                "name its folder with --parent-dir" IF_RENAMED,
                 recorded, wanted);
 }
 

@@ -94,6 +94,18 @@ def test_parent_beside_or_below_its_child(hostile, vhdx, here, place, recorded):
     assert found_as(vhdx, child) == os.path.realpath(parent.path)
 
 
+@pytest.mark.parametrize("more", [{}, {"absolute": "C:\\VMs\\parent.vhdx"}])
+def test_a_renamed_parent_is_found_by_rebase_and_the_message_says_so(vhdx, here, more):
+    """No folder that could be named would help."""
+    parent = make_base(here / "parent.vhdx")
+    child = make_child(here / "child.vhdx", parent, ".\\parent.vhdx", **more)
+    os.rename(parent.path, here / "renamed.vhdx")
+    result = vhdx("map", child.path, rc=1)
+    assert "'vhdx rebase --find DIR'" in result.err and result.err.count("\n") == 1
+    vhdx("rebase", "--find", here, child.path, rc=0)
+    vhdx("map", child.path, rc=0)
+
+
 def test_child_named_in_several_ways(hostile, here):
     parent = make_base(here / "sub" / "parent.vhdx")
     make_child(here / "child.vhdx", parent, ".\\sub\\parent.vhdx")
