@@ -101,9 +101,6 @@ static int prepare_target(struct storage *file, uint64_t size, bool *is_zero)
     *is_zero = true;
     if (r == 0)
         r = storage_truncate(file, size);
-    if (r == -EFBIG)
-        return fail(-EFBIG, "the target's file system cannot hold a file of %" PRIu64
-                    " bytes (File too large); XFS, Btrfs and tmpfs can", size);
     return r;
 }
 

@@ -16,16 +16,6 @@
 
 /* ---- length and space ---- */
 
-static int set_length(const struct new_image *n, struct storage *s)
-{
-    int r = storage_truncate(s, n->file_length);
-
-    if (r == -EFBIG)
-        return fail(-EFBIG, "the file system cannot hold a file of %" PRIu64 " bytes (File too large); XFS, Btrfs and tmpfs "
-                    "can, and a dynamic image needs no such length", n->file_length);
-    return r;
-}
-
 static int reserve(const struct new_image *n, struct storage *s)
 {
     int r = -1;
@@ -61,7 +51,7 @@ static int fill(const struct new_image *n, struct storage *s, vhdx_progress_fn *
 int image_preallocate(const struct new_image *n, struct storage *s, enum vhdx_preallocation preallocation,
                       vhdx_progress_fn *progress, void *opaque)
 {
-    int r = set_length(n, s);
+    int r = storage_truncate(s, n->file_length);
 
     if (r < 0 || preallocation == VHDX_PREALLOC_OFF)
         return r;
@@ -128,7 +118,7 @@ static int write_bat(const struct new_image *n, struct storage *s, const struct 
 int image_write_tables(const struct new_image *n, struct storage *s, const struct mib_set *present)
 {
     bool fixed = new_image_is_fixed(n);
-    int r = set_length(n, s);
+    int r = storage_truncate(s, n->file_length);
 
     if (r == 0)
         r = write_region_tables(n, s);

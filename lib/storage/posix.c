@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -193,6 +194,18 @@ static int posix_usage(struct storage *s, uint64_t *bytes)
     return 0;
 }
 
+/* The process may have a limit, too (setrlimit(2)), which is not the file system's fault. */
+static int too_large(uint64_t bytes)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur)
+        return fail(-EFBIG, "a file of %" PRIu64 " bytes is beyond the limit of %" PRIu64 " bytes that was set for this process (ulimit -f): "
+                    "File too large", bytes, (uint64_t)limit.rlim_cur);
+    return fail(-EFBIG, "the file system cannot hold a file of %" PRIu64 " bytes (File too large); XFS, Btrfs and tmpfs can, and an image that "
+                "is not fixed needs no such length", bytes);
+}
+
 static int posix_truncate(struct storage *s, uint64_t bytes)
 {
     int r;
@@ -203,6 +216,8 @@ static int posix_truncate(struct storage *s, uint64_t bytes)
     do
         r = ftruncate(s->fd, (off_t)bytes);
     while (r < 0 && errno == EINTR);
+    if (r < 0 && errno == EFBIG)
+        return too_large(bytes);
     if (r < 0)
         return fail_errno("cannot set the length of the file to %" PRIu64 " bytes", bytes);
     return 0;

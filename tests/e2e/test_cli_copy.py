@@ -229,6 +229,7 @@ def test_convert_that_does_not_fit_leaves_nothing(vhdx_path, dynamic, tmp_path):
                           check=False)
     assert done.returncode == 1 and not target.exists()
     assert done.stderr.decode().startswith(f"vhdx convert: {target}: ") and b"File too large" in done.stderr
+    assert b"limit of 4194304 bytes that was set for this process (ulimit -f)" in done.stderr and b"file system" not in done.stderr
 
 
 def test_convert_that_fails_leaves_an_overwritten_file_empty(vhdx_path, dynamic, tmp_path):

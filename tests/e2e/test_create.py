@@ -291,6 +291,7 @@ def test_files_that_may_not_grow_leave_nothing(vhdx_path, tmp_path, limit):
     done = subprocess.run([vhdx_path, "create", tmp_path / "disk.vhdx", "1G"], preexec_fn=lambda: limit_file_size(limit),
                           capture_output=True, check=False)
     assert done.returncode == 1 and b"File too large" in done.stderr and names_in(tmp_path) == []
+    assert b"(ulimit -f)" in done.stderr
 
 
 @pytest.fixture
