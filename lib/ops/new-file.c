@@ -20,13 +20,15 @@ enum { PROC_PATH_BYTES = 32 };
 
 /* ---- what is there ---- */
 
-static int refuse_existing(const struct stat *st, bool replace)
+static int refuse_existing(const char *path, const struct stat *st, bool replace)
 {
+    struct stat target;
+
     if (S_ISDIR(st->st_mode))
         return fail(-EISDIR, "this is a folder; give the name of a file in it");
     if (!S_ISREG(st->st_mode) && !S_ISLNK(st->st_mode))
         return fail(-EINVAL, "there is a device, pipe or socket of this name; an image is a regular file");
-    if (replace && S_ISLNK(st->st_mode))
+    if (S_ISLNK(st->st_mode) && stat(path, &target) < 0 && errno == ENOENT)
         return fail(-EEXIST, "there is a link of this name that leads nowhere; remove it first");
     return replace ? 0 : fail(-EEXIST, "the file exists already; --force overwrites it");
 }
@@ -51,10 +53,10 @@ static int look_at_target(struct new_file *f, const char *path, enum new_file_ol
     bool exists = r == 0;
 
     if (r < 0 && errno == ENOENT && replace && lstat(path, &st) == 0)
-        return refuse_existing(&st, replace);
+        return refuse_existing(path, &st, replace);
     if (r < 0 && errno != ENOENT)
         return fail_errno("cannot look at it");
-    r = exists ? refuse_existing(&st, replace) : 0;
+    r = exists ? refuse_existing(path, &st, replace) : 0;
     if (r == 0) {
         *real = exists ? realpath(path, NULL) : strdup(path);
         r = *real ? 0 : fail_errno("cannot follow the path");

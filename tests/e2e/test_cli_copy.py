@@ -208,7 +208,7 @@ def test_convert_never_onto_its_own_chain(vhdx, chain, tmp_path, options):
 def test_convert_refuses_odd_targets(vhdx, dynamic, tmp_path):
     assert "directory" in vhdx("convert", "--force", dynamic.path, tmp_path, rc=1).err
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for options in ([], ["--force"]):
+    for options in ([], ["--force"], ["-O", "vhdx"], ["-O", "vhdx", "--force"]):
         assert "leads nowhere" in vhdx("convert", *options, dynamic.path, tmp_path / "link", rc=1).err
     assert "No such file" in vhdx("convert", dynamic.path, tmp_path / "none" / "out.raw", rc=1).err
 

@@ -404,7 +404,7 @@ static void links_are_followed_for_replacing_only(void **state)
     assert_int_equal(lstat(in_folder("link"), &st), 0);
     assert_true(S_ISLNK(st.st_mode));
     assert_int_equal(symlink("nowhere", in_folder("dangling")), 0);
-    assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_STAYS), -EEXIST, "exists already");
+    assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_STAYS), -EEXIST, "leads nowhere");
     assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_GOES), -EEXIST, "leads nowhere");
 }
 
