@@ -190,6 +190,9 @@ static int dump_range(struct bat_dump *b)
     uint64_t nr = min_u64(o->nr_blocks, b->g->nr_blocks - first);
 
     b->merge = nr > MAX_LISTED_SINGLY;
+    if (o->first_block >= b->g->nr_blocks)
+        give_error(b->d, fail(-EINVAL, "block %" PRIu64 " is beyond the end of the disk, which has %" PRIu64 " blocks", o->first_block,
+                              b->g->nr_blocks));
     give_number(b->d, "total-blocks", b->g->nr_blocks);
     give_number(b->d, "entries", b->g->nr_bat_entries);
     give_number(b->d, "chunk-ratio", UINT64_C(1) << b->g->chunk_shift);

@@ -79,7 +79,10 @@ def test_block_range(vhdx, tmp_path):
     ]
     assert [block["block"] for block in dump(vhdx, built.path, "--bat")["bat"]["blocks"]] == list(range(32))
     assert dump(vhdx, built.path, "--blocks", "31-99")["bat"]["blocks"][-1]["block"] == 31
-    assert dump(vhdx, built.path, "--block", "32")["bat"]["blocks"] == []
+    for arguments, first in ((("--block", "32"), 32), (("--blocks", "99999999-100000000"), 99999999)):
+        bat = dump(vhdx, built.path, *arguments)["bat"]
+        assert bat["total-blocks"] == 32 and bat["blocks"] == []
+        assert bat["error"] == f"block {first} is beyond the end of the disk, which has 32 blocks"
 
 
 def test_long_list_joins_what_is_alike(vhdx, tmp_path):
