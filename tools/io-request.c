@@ -56,7 +56,7 @@ double io_now(void)
 void io_report(const struct io_context *io, const struct io_request *r, const char *verb, double seconds)
 {
     char done[IO_AMOUNT_BYTES], rate[IO_AMOUNT_BYTES], took[IO_AMOUNT_BYTES];
-    double divisor = seconds > 1e-9 ? seconds : 1e-9;
+    double per_second = seconds > 0 ? 1 / seconds : 0; /* what moved nothing took no time */
 
     if (r->quiet || io->quiet)
         return;
@@ -67,7 +67,7 @@ void io_report(const struct io_context *io, const struct io_request *r, const ch
                  seconds - 60 * (double)(uint64_t)(seconds / 60));
     printf("%s %" PRIu64 "/%" PRIu64 " bytes at offset %" PRIu64 "\n", verb, r->length, r->length, r->offset);
     printf("%s, 1 ops; %s (%s/sec and %.4f ops/sec)\n", io_amount((double)r->length, done), took,
-           io_amount((double)r->length / divisor, rate), 1 / divisor);
+           io_amount((double)r->length * per_second, rate), per_second);
 }
 
 /* ---- ranges ---- */

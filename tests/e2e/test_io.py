@@ -289,3 +289,9 @@ def test_image_on_a_block_device(vhdx, need_loop, tool, tmp_path, image):
     finally:
         run_program([losetup, "--detach", device], rc=0)
     assert os.stat(place).st_size == length + 3 * MiB
+
+
+def test_statistics_of_nothing(vhdx, image):
+    """Which takes no time."""
+    assert vhdx("io", image, "-c", "read 4096 0", rc=0).out == \
+        "read 0/0 bytes at offset 4096\n0 bytes, 1 ops; 00.00 sec (0 bytes/sec and 0.0000 ops/sec)\n"
