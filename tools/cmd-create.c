@@ -52,6 +52,20 @@ static void tell_of_size(const char *name, uint64_t size, uint64_t parent_size)
                       parent_size);
 }
 
+/* 0, or -EINVAL after it was reported. */
+static int parse_size(const char *text, uint64_t *size)
+{
+    int code = size_parse(text, size);
+
+    if (code == -ERANGE)
+        print_error(NULL, "SIZE is more than any disk can have, which is 64T: '%s'; try 'vhdx create --help'", text);
+    else if (code < 0 || (settings.parent && *size == 0))
+        print_error(NULL, "SIZE has to be a size such as 65536, 64K or 1.5GiB, not '%s'; try 'vhdx create --help'", text);
+    else
+        return 0;
+    return -EINVAL;
+}
+
 /* What was made: in JSON everything that "vhdx info" says of it. */
 static int report(char *name, const struct vhdx_create_options *made)
 {
@@ -134,11 +148,8 @@ static int run(char **arguments)
         print_error(NULL, "missing argument: SIZE; try 'vhdx create --help'");
         return EXIT_USAGE;
     }
-    if (arguments[1] && (size_parse(arguments[1], &create_options.virtual_size) < 0 || (settings.parent && create_options.virtual_size == 0))) {
-        print_error(NULL, "SIZE has to be a size such as 65536, 64K or 1.5GiB, not '%s'; try 'vhdx create --help'",
-                    arguments[1]);
+    if (arguments[1] && parse_size(arguments[1], &create_options.virtual_size) < 0)
         return EXIT_USAGE;
-    }
     if (check_image_name(arguments[0]) < 0)
         return EXIT_TROUBLE;
     create_options.replace = settings.force;

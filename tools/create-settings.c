@@ -7,14 +7,17 @@
 #include "cmd.h"
 #include "output.h"
 
-enum { CHOICE_DYNAMIC, CHOICE_FIXED };
+enum { CHOICE_UNSAID = -1, CHOICE_DYNAMIC, CHOICE_FIXED };
 
-static struct settings {
+struct settings {
     int subformat; /* by the order of the choices */
     int fixed;
     int preallocation; /* enum vhdx_preallocation, which has the order of the choices */
     uint64_t block_size, logical_sector_size, physical_sector_size, log_size;
-} settings;
+};
+
+static const struct settings unused = {.subformat = CHOICE_UNSAID};
+static struct settings settings = {.subformat = CHOICE_UNSAID};
 
 const struct option options_create[] = {
     {0, "subformat", OPTION_CHOICE, &settings.subformat, "dynamic|fixed",
@@ -32,8 +35,6 @@ const struct option options_create[] = {
 
 bool create_settings_used(void)
 {
-    static const struct settings unused;
-
     return memcmp(&settings, &unused, sizeof settings) != 0;
 }
 
@@ -50,6 +51,10 @@ static int fill_size(const char *name, uint64_t value, uint32_t *to, const struc
 int create_settings_fill(struct vhdx_create_options *o, const struct command *command)
 {
     *o = (struct vhdx_create_options)VHDX_CREATE_OPTIONS_INIT;
+    if (settings.fixed && settings.subformat == CHOICE_DYNAMIC) {
+        print_error(NULL, "--fixed and --subformat=dynamic contradict each other; try 'vhdx %s --help'", command->name);
+        return EXIT_USAGE;
+    }
     o->subformat = settings.fixed || settings.subformat == CHOICE_FIXED ? VHDX_FIXED : VHDX_DYNAMIC;
     o->preallocation = (enum vhdx_preallocation)settings.preallocation;
     if (fill_size("block-size", settings.block_size, &o->block_size, command) != EXIT_OK ||

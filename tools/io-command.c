@@ -157,7 +157,11 @@ static const struct io_command *find_command(const char *name)
 
 static int parse_size(const struct io_context *io, const char *text, uint64_t *value)
 {
-    return size_parse(text, value) < 0 ? io_trouble(io, "'%s' is not a size such as 65536, 64k or 1.5M", text) : 0;
+    int code = size_parse(text, value);
+
+    if (code == -ERANGE)
+        return io_trouble(io, "'%s' is too large", text);
+    return code < 0 ? io_trouble(io, "'%s' is not a size such as 65536, 64k or 1.5M", text) : 0;
 }
 
 static int set_flag(const struct io_context *io, const struct io_command *command, struct io_request *r, char flag,

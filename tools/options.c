@@ -120,6 +120,8 @@ static int wrong_usage(const struct command *command, const char *format, const 
 
 static int store(const struct command *command, const struct option *o, const char *value)
 {
+    int r;
+
     switch (o->kind) {
     case OPTION_FLAG:
         *(int *)o->value = 1;
@@ -142,7 +144,10 @@ static int store(const struct command *command, const struct option *o, const ch
         return 0;
     }
     case OPTION_SIZE:
-        if (size_parse(value, o->value) < 0)
+        r = size_parse(value, o->value);
+        if (r == -ERANGE)
+            return wrong_usage(command, "--%s is too large: '%s'", o->name, value);
+        if (r < 0)
             return wrong_usage(command, "--%s needs a size such as 65536, 64K or 1.5GiB, not '%s'", o->name,
                                value);
         return 0;

@@ -107,7 +107,7 @@ WRONG = [
     ("read -P 1 -s 513 0 512", "outside"),
     ("read 0 5x", "'5x' is not a size"),
     ("read 0 10KB", "'10KB' is not a size"),
-    ("read 0 17E", "'17E' is not a size"),
+    ("read 0 17E", "'17E' is too large"),
     ("read 8M 1", "beyond the end of the disk"),
     ("write 15E 15E", "beyond the end of the disk"),
     ("discard 8191K 1025", "beyond the end of the disk"),
