@@ -44,7 +44,7 @@ static int run_script(struct io_script *script, struct io_context *io)
         }
         if (result < 0)
             failed = true;
-        if (fflush(stdout) != 0 || ferror(stdout)) /* nobody listens; the end of main() reports it */
+        if (output_flush() < 0) /* nobody listens; the end of main() reports it */
             return EXIT_TROUBLE;
         if (result == IO_QUIT || (result < 0 && !go_on))
             break;

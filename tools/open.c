@@ -91,6 +91,10 @@ bool is_same_export(const char *a, const char *b)
 
 int check_image_name(const char *name)
 {
+    if (*name == '\0') {
+        print_error(NULL, "the name of an image or disk is empty");
+        return -1;
+    }
     if (is_nbd_uri(name)) {
         print_error(name, "this needs a file here, not an NBD server; nbdfuse(1) makes one of the other");
         return -1;

@@ -131,13 +131,24 @@ void put_field(const char *label, const char *format, ...)
     free(value);
 }
 
-int output_finish(void)
+static int output_error; /* an errno; 0: none known */
+
+int output_flush(void)
 {
     errno = 0;
     bool lost = ferror(stdout);
 
     if (fflush(stdout) == 0 && !lost)
         return 0;
-    print_error(NULL, "standard output: %s", errno ? strerror(errno) : "write error");
+    if (!output_error)
+        output_error = errno; /* stdio itself remembers only that there was one */
+    return -1;
+}
+
+int output_finish(void)
+{
+    if (output_flush() == 0)
+        return 0;
+    print_error(NULL, "standard output: %s", output_error ? strerror(output_error) : "write error");
     return -1;
 }

@@ -36,6 +36,9 @@ void put_text(FILE *out, const char *text);
 /* "label:   text", the texts of all fields in one column. */
 void put_field(const char *label, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Flush stdout, of which somebody may wait for what there is.  0; or -1: nobody takes it, which output_finish() reports. */
+int output_flush(void);
+
 /* Flush stdout; if anything that was printed there got lost, report it and return -1. */
 int output_finish(void);
 

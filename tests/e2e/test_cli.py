@@ -218,6 +218,22 @@ def test_full_standard_output_is_an_error(vhdx_path, command, form, dynamic, tmp
     assert done.stderr.decode() == f"vhdx {command}: standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("command", ["read -v 0 64k", "length"])
+def test_full_standard_output_of_io(vhdx_path, dynamic, command):
+    """Which looks after each command whether anybody still listens."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([vhdx_path, "io", "-r", dynamic.path, "-c", command], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1 and done.stderr.decode() == "vhdx io: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_an_empty_name(vhdx, command, tmp_path):
+    result = vhdx(command, *arguments_for(command, "", tmp_path), rc=TROUBLE.get(command, 1))
+    assert result.err.startswith(f"vhdx {command}: ") and "empty" in result.err and result.err.count("\n") == 1
+
+
 def test_control_characters_do_not_reach_the_terminal(vhdx, dynamic, tmp_path):
     """In names given by the user and in strings from images; also what reorders text, and what is no UTF-8."""
     hostile = "a\x1b[31m\nb\x7f\u202e\u009b.vhdx"
