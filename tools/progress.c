@@ -57,7 +57,7 @@ static void describe(char *text, size_t text_bytes)
     int n = 0;
 
     text[0] = '\0';
-    if (state.in_bytes)
+    if (state.in_bytes && state.total)
         n = snprintf(text, text_bytes, ", %s of %s, %s/s", size_short(state.done, done),
                      size_short(state.total, total), size_short((uint64_t)rate, speed));
     if (rate > 0 && state.done < state.total) {

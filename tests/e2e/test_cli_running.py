@@ -55,6 +55,12 @@ def test_progress_without_a_terminal_is_plain_lines(vhdx, dynamic, tmp_path):
     assert vhdx("convert", dynamic.path, tmp_path / "out2.raw", rc=0).err == ""
 
 
+def test_progress_of_nothing_is_only_complete(vhdx, tmp_path):
+    (tmp_path / "empty.raw").write_bytes(b"")
+    err = vhdx("convert", "--progress", "-f", "raw", tmp_path / "empty.raw", tmp_path / "out.raw", rc=0).err
+    assert err == "vhdx convert: 100 %\n"
+
+
 def test_progress_on_a_dumb_terminal_is_plain_lines(vhdx_path, dynamic, tmp_path):
     rc, err, _ = run_on_terminal([vhdx_path, "convert", "-p", dynamic.path, tmp_path / "out.raw"],
                                  environment={"TERM": "dumb"})
