@@ -120,10 +120,15 @@ static int create(const struct subject *s, const char *state)
     char path[PATH_MAX], other[PATH_MAX];
     bool is_child;
 
+    if (!is_state_name(state)) {
+        print_error(s->name, "'%s' cannot be the name of a state, which is not empty, in UTF-8, and without slash, backslash, colon and control "
+                    "characters, since it becomes a part of a file name that images record", state);
+        return EXIT_TROUBLE;
+    }
     if (has_parent(s, &is_child) < 0)
         return EXIT_TROUBLE;
     if (!state_path(s, state, is_child ? ".avhdx" : ".vhdx", path)) {
-        print_error(s->name, "'%s' cannot be the name of a state", state);
+        print_error(s->name, "the path of a state '%s' would be too long", state);
         return EXIT_TROUBLE;
     }
     if (has_state(s, state, is_child ? ".vhdx" : ".avhdx", other)) { /* of this name itself an interrupted snapshot may have left something */
@@ -357,7 +362,11 @@ static int run(char **arguments)
     const char *state = arguments[1];
     struct subject s = {0};
 
-    if (settings.list + settings.revert + settings.remove > 1 || (settings.list && state) ||
+    if (settings.list && !settings.revert && !settings.remove && state) {
+        print_error(NULL, "too many arguments: '%s'; try 'vhdx snapshot --help'", state);
+        return EXIT_USAGE;
+    }
+    if (settings.list + settings.revert + settings.remove > 1 ||
         (!settings.list && !settings.revert && !state)) {
         print_error(NULL, state || settings.list || settings.revert ? "--list, --revert and --delete exclude each other; try 'vhdx snapshot --help'"
                                                                    : "missing argument: NAME; try 'vhdx snapshot --help'");

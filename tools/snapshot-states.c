@@ -14,6 +14,7 @@
 #include "output.h"
 #include "progress.h"
 #include "signals.h"
+#include "utf8.h"
 
 /* ---- names ---- */
 
@@ -52,9 +53,15 @@ void subject_done(struct subject *s)
 
 int subject_init(struct subject *s, const char *name, const struct text_list *find)
 {
+    struct stat st;
+
     *s = (struct subject){.name = name};
     if (!realpath(name, s->real)) {
         print_error(name, "cannot open: %s", strerror(errno));
+        return -1;
+    }
+    if (stat(s->real, &st) == 0 && S_ISDIR(st.st_mode)) { /* which a survey would take for all that is in it */
+        print_error(name, "this is a folder, an image is a file");
         return -1;
     }
     const char *file = file_name(s->real);
@@ -89,6 +96,18 @@ bool state_path(const struct subject *s, const char *state, const char *extensio
     int n = snprintf(path, PATH_MAX, "%.*s.%s%s", (int)(s->folder_length + s->stem_length), s->real, state, extension);
 
     return n > 0 && n < PATH_MAX && *state && !strchr(state, '/');
+}
+
+bool is_state_name(const char *state)
+{
+    if (!*state)
+        return false;
+    while (*state) {
+        int32_t c = utf8_next(&state);
+        if (c == UTF8_INVALID || c < 0x20 || c == 0x7f || c == '/' || c == '\\' || c == ':')
+            return false;
+    }
+    return true;
 }
 
 bool has_state(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX])

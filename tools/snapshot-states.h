@@ -36,6 +36,9 @@ char *state_of_path(const struct subject *s, const char *real);
 /* The same of a path that may have links in it. */
 char *state_of(const struct subject *s, const char *path);
 
+/* Can a new state be called so?  It becomes a part of a file name that its children record (format section 8.2). */
+bool is_state_name(const char *state);
+
 /* The path of a state's file, beside the image.  False: a state cannot have that name. */
 bool state_path(const struct subject *s, const char *state, const char *extension, char path[PATH_MAX]);
 

@@ -134,11 +134,18 @@ def test_permissions_go_along(vhdx, disk):
     assert disk.stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../x", "a:b", "a\\b", "a\nb", "x" * 250])
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a:b", "a\\b", "a\nb", "x" * 250, b"a\xff"])
 def test_names_that_are_none(vhdx, disk, tmp_path, name):
     before = sha256(disk)
-    vhdx("snapshot", disk, name, rc=1)
+    err = vhdx("snapshot", disk, name, rc=1).err
+    assert len(name) > 100 or ("cannot be the name of a state" in err and "colon" in err and "parent" not in err)
     assert sha256(disk) == before and os.listdir(tmp_path) == ["web.vhdx"]
+
+
+@pytest.mark.parametrize("options, names", [([], ["s"]), (["--list"], []), (["--revert", "--force"], []), (["--delete"], ["s"])])
+def test_folder(vhdx, disk, tmp_path, options, names):
+    result = vhdx("snapshot", *options, tmp_path, *names, rc=1)
+    assert "this is a folder" in result.err and result.out == ""
 
 
 def test_name_that_is_taken(vhdx, disk, tmp_path):
@@ -536,6 +543,10 @@ def test_who_may_make_a_state_a_mixture_is_looked_for(vhdx, vhdx_path, tool, hal
 @pytest.mark.parametrize("arguments", [["disk"], ["-l", "disk", "x"], ["-l", "-a", "disk"], ["-d", "disk"], ["disk", "a", "b"]])
 def test_usage(vhdx, disk, arguments):
     vhdx("snapshot", *[disk if word == "disk" else word for word in arguments], rc=2)
+
+
+def test_list_of_a_state(vhdx, disk):
+    assert "too many arguments: 'x'" in vhdx("snapshot", "--list", disk, "x", rc=2).err
 
 
 def test_image_in_use(vhdx, disk, tmp_path):
