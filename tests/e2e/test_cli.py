@@ -189,6 +189,8 @@ def test_other_formats_are_named_and_raw_is_offered_for_none(vhdx, qemu_img, com
 @pytest.mark.parametrize("command", [command for command in READERS if command != "compare"])
 def test_an_iso_is_named(vhdx, command, tmp_path):
     """It begins with zeros, and says what it is far behind them."""
+    if command == "serve" and os.environ.get("VHDX_SANITIZE", "none") != "none":
+        pytest.skip("nbdkit cannot load a plugin with sanitizers")
     path = tmp_path / "install.iso"
     path.write_bytes(bytes(32768) + b"\x01CD001\x01" + bytes(MiB))
     result = vhdx(command, *arguments_for(command, path, tmp_path))

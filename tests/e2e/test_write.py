@@ -506,8 +506,8 @@ def test_a_read_only_file_system(vhdx, small_file_system, tool):
 @pytest.mark.parametrize("command", ["io", "serve", "mount"])
 def test_what_may_only_be_read_is_not_said_to_be_closed(vhdx, small_file_system, tool, tmp_path, command):
     """These open for writing unless told otherwise, which who wants to read does not expect."""
-    if command == "serve":
-        tool("nbdkit")
+    if command == "serve" and (not tool("nbdkit") or os.environ.get("VHDX_SANITIZE", "none") != "none"):
+        pytest.skip("nbdkit cannot load a plugin with sanitizers")
     if command == "mount" and os.environ.get("VHDX_FUSE", "1") != "1":
         pytest.skip("the build has no mount command")
     place = small_file_system("size=64M")
