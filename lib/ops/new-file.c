@@ -52,10 +52,14 @@ static int look_at_target(struct new_file *f, const char *path, enum new_file_ol
     int r = replace ? stat(path, &st) : lstat(path, &st);
     bool exists = r == 0;
 
-    if (r < 0 && errno == ENOENT && replace && lstat(path, &st) == 0)
-        return refuse_existing(path, &st, replace);
+    if (r < 0 && errno == ENOENT && replace && lstat(path, &st) == 0) {
+        r = refuse_existing(path, &st, replace);
+        return r < 0 ? r : fail(-EEXIST, "another program put a file there at this moment; try again");
+    }
     if (r < 0 && errno != ENOENT)
         return fail_errno("cannot look at it");
+    if (!exists && (old == OLD_FILE_IS_KEPT || old == OLD_FILE_DROPPED))
+        return fail(-ENOENT, "another program took it away at this moment; try again");
     r = exists ? refuse_existing(path, &st, replace) : 0;
     if (r == 0) {
         *real = exists ? realpath(path, NULL) : strdup(path);

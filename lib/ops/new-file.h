@@ -31,7 +31,8 @@ struct new_file {
 };
 
 /* Begin a file for path.  If there is something: -EEXIST if that stays, else VHDX_E_LOCKED if a program uses it as an image,
- * -EACCES or VHDX_E_CHAIN if it is to go and we may not write it or another image rests on it, -EISDIR, -EINVAL for what is no regular file.  Unless it stays a link is followed.
+ * -EACCES or VHDX_E_CHAIN if it is to go and we may not write it or another image rests on it, -EISDIR, -EINVAL for what is no
+ * regular file.  If there is nothing: -ENOENT if that should be kept or dropped.  Unless it stays a link is followed.
  * After 0 new_file_end() must come. */
 int new_file_begin(struct new_file *f, const char *path, enum new_file_old old);
 

@@ -408,6 +408,43 @@ static void links_are_followed_for_replacing_only(void **state)
     assert_fails(new_file_begin(&f, in_folder("dangling"), OLD_FILE_GOES), -EEXIST, "leads nowhere");
 }
 
+/* A file comes when it has just been seen that there is none. */
+static const char *coming;
+
+int __real_stat64(const char *path, struct stat *st);
+int __wrap_stat64(const char *path, struct stat *st);
+int __wrap_stat64(const char *path, struct stat *st)
+{
+    int r = __real_stat64(path, st), error = errno;
+
+    if (coming)
+        put_file(coming, "came late");
+    coming = NULL;
+    errno = error;
+    return r;
+}
+
+static void file_that_comes_in_between_stays(void **state)
+{
+    struct new_file f;
+
+    (void)state;
+    coming = "late";
+    assert_fails(new_file_begin(&f, in_folder("late"), OLD_FILE_GOES), -EEXIST, "try again");
+    assert_null(coming);
+    expect_content("late", "came late");
+}
+
+static void what_is_kept_has_to_be_there(void **state)
+{
+    struct new_file f;
+
+    (void)state;
+    assert_fails(new_file_begin(&f, in_folder("gone"), OLD_FILE_IS_KEPT), -ENOENT, "took it away");
+    assert_fails(new_file_begin(&f, in_folder("gone"), OLD_FILE_DROPPED), -ENOENT, "took it away");
+    assert_int_equal(scratch_nr_names(folder), 0);
+}
+
 static void only_regular_files_are_replaced(void **state)
 {
     struct new_file f;
@@ -489,6 +526,8 @@ int main(void)
         IN_FOLDER(only_what_was_looked_at_is_replaced),
         IN_FOLDER(links_are_followed_for_replacing_only),
         IN_FOLDER(only_regular_files_are_replaced),
+        IN_FOLDER(file_that_comes_in_between_stays),
+        IN_FOLDER(what_is_kept_has_to_be_there),
         IN_FOLDER(files_in_use_are_not_replaced),
         IN_FOLDER(no_descriptor_is_left_open),
     };
