@@ -10,8 +10,9 @@ program, and LOGBASE.json, which has those for a program as a whole.  A run that
 all, counts as one failure: silence is no success.  Prints every skip with its reason, a table of the runs, every failure
 (last, since often only the end of a log is kept), and as the last line "N passed, N failed, N skipped".  Exit status 1 if anything failed.
 
-Programs that were run again (--again) count as they ended then; what failed in them before is printed all the same.
---failed-in prints which programs to run again, one a line: those that failed, if they are few and all of that suite.
+Programs that were run again (--again) count as they ended then, if all that had failed passes; how it failed before is printed all the
+same.  --failed-in prints which programs to run again, one a line: those that failed, if they are few, all of that suite, and
+failed as something that was late does: a crash, or what a sanitizer finds, is never bad luck.
 """
 import argparse
 import json
@@ -24,6 +25,7 @@ import xml.etree.ElementTree
 # would obey them.
 CONTROL_CHARACTERS = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MAX_AGAIN = 3  # more failures at a time have another cause than bad luck
+FINDING = re.compile("(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error: ")
 BAD_RESULTS = {"FAIL", "ERROR", "TIMEOUT", "INTERRUPT", "UNEXPECTEDPASS"}
 
 
@@ -31,14 +33,14 @@ class Run:
     def __init__(self, name, log=""):
         self.name = name
         self.log = log  # where to read more
-        self.passed = 0
+        self.passed = []    # tests
         self.failed = []    # (test, why)
         self.unstable = []  # the same, in programs that were run again
         self.skipped = []   # (test, reason)
         self.seconds = 0.0
 
     def nr_tests(self):
-        return self.passed + len(self.failed) + len(self.skipped)
+        return len(self.passed) + len(self.failed) + len(self.skipped)
 
 
 def short_name(program):
@@ -74,7 +76,7 @@ def read_cases(run, junit, counts, why):
             elif case.find("skipped") is not None:
                 run.skipped.append((test, (case.findtext("system-out") or "").strip()))
             else:
-                run.passed += 1
+                run.passed.append(test)
     return programs
 
 
@@ -106,7 +108,7 @@ def read_programs(run, programs, programs_seen):
             else:
                 run.failed.append((short_name(name), "reported no test at all"))
         else:
-            run.passed += 1
+            run.passed.append(short_name(name))
 
 
 def read_json(logbase):
@@ -123,17 +125,22 @@ def read_logs(run, logbase, counts=lambda program: True):
 
 
 def read_run(name, logbase, logbase_again=None):
-    run, first = Run(name, f"{logbase}.txt"), Run(name)
+    run, first, second = Run(name, f"{logbase}.txt"), Run(name), Run(name)
     try:
         again = read_json(logbase_again) if logbase_again else {}
         read_logs(run, logbase, lambda program: program not in again)
         read_logs(first, logbase, lambda program: program in again)
         run.unstable, run.seconds = first.failed, run.seconds + first.seconds
         if again:
-            read_logs(run, logbase_again)
+            read_logs(second, logbase_again)
     except (OSError, KeyError, TypeError, ValueError, xml.etree.ElementTree.ParseError) as error:
         run.failed.append((name, f"its results cannot be read, the run broke before its end: {error}"))
         return run
+    good_programs = {short_name(program) for program, end in again.items() if end["result"] == "OK"}
+    run.passed, run.skipped, run.seconds = run.passed + second.passed, run.skipped + second.skipped, run.seconds + second.seconds
+    run.failed += second.failed
+    run.failed += [(test, f"it failed, and did not pass when it ran again: {why}") for test, why in first.failed
+                   if test not in second.passed and test not in good_programs and test not in dict(second.failed)]
     if run.nr_tests() == 0:
         run.failed.append((name, "no test ran"))
     return run
@@ -153,7 +160,7 @@ def print_table(runs, out):
     width = max([len(run.name) for run in runs] + [3])
     print(f"\n{'run':<{width}}  passed  failed  skipped  seconds", file=out)
     for run in runs:
-        print(f"{run.name:<{width}}  {run.passed:6}  {len(run.failed):6}  {len(run.skipped):7}  {run.seconds:7.0f}",
+        print(f"{run.name:<{width}}  {len(run.passed):6}  {len(run.failed):6}  {len(run.skipped):7}  {run.seconds:7.0f}",
               file=out)
 
 
@@ -166,7 +173,7 @@ def report(runs, out):
         if (run.failed or run.unstable) and run.log:
             print(f"  [{run.name}] details in {run.log}", file=out)
     print(file=out)
-    passed, failed, skipped = (sum(run.passed for run in runs), sum(len(run.failed) for run in runs),
+    passed, failed, skipped = (sum(len(run.passed) for run in runs), sum(len(run.failed) for run in runs),
                                sum(len(run.skipped) for run in runs))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", file=out)
     return failed
@@ -174,10 +181,12 @@ def report(runs, out):
 
 def print_failed_programs(suite, logbase):
     try:
-        failed = [name for name, program in read_json(logbase).items() if program["result"] in BAD_RESULTS]
+        failed = {name: program for name, program in read_json(logbase).items() if program["result"] in BAD_RESULTS}
+        was_late = [program["result"] in ("FAIL", "TIMEOUT") and not FINDING.search(f"{program.get('stdout')}{program.get('stderr')}")
+                    for program in failed.values()]
     except (OSError, KeyError, TypeError, ValueError):
         return  # read_run() will say so
-    if len(failed) <= MAX_AGAIN and all(suite in suites(name) for name in failed):
+    if len(failed) <= MAX_AGAIN and all(was_late) and all(suite in suites(name) for name in failed):
         print(*map(short_name, failed), sep="\n", end="\n" if failed else "")
 
 
@@ -193,6 +202,9 @@ def main():
         return
     again = dict(run.split("=", 1) for run in arguments.again)
     runs = [read_run(name, logbase, again.get(name)) for name, logbase in (run.split("=", 1) for run in arguments.runs)]
+    if not runs and not arguments.broken:
+        runs = [Run("none")]
+        runs[0].failed.append(("none", "there was no run"))
     for broken in arguments.broken:
         name, why = broken.split(": ", 1)
         run = Run(name)

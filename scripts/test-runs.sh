@@ -24,21 +24,22 @@ build() {
 
 # run_tests NAME FOLDER MESON-TEST-OPTIONS...
 run_tests() {
-    local name=$1 folder=$2 logbase=$1 again
+    local name=$1 folder=$2 setup='' again
     shift 2
     if [[ " $* " == *" --setup $name "* ]]; then # Meson then adds the setup's name
-        logbase=$name-$name
+        setup=-$name
     fi
+    local log=$folder/meson-logs/$name$setup log_again=$folder/meson-logs/$name-again$setup
     say "Testing: $name"
-    rm -f -- "$folder/meson-logs/$logbase"{,-again}.{junit.xml,json,txt} # results of an earlier time
+    rm -f -- {"$log","$log_again"}.{junit.xml,json,txt} # results of an earlier time
     # One more than there are processors: some tests wait for guests, disks and servers most of the time.
     meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes $(($(nproc) + 1)) --logbase "$name" "$@" || true
-    results+=("$name=$folder/meson-logs/$logbase")
-    mapfile -t again < <("$SOURCE_ROOT/scripts/summary.py" --failed-in timing "$folder/meson-logs/$logbase")
+    results+=("$name=$log")
+    mapfile -t again < <("$SOURCE_ROOT/scripts/summary.py" --failed-in timing "$log")
     if ((${#again[@]} > 0)); then
         say "Testing again, alone: $name ${again[*]}"
         meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes 1 --logbase "$name-again" "$@" "${again[@]}" || true
-        results+=(--again "$name=$folder/meson-logs/$logbase-again")
+        results+=(--again "$name=$log_again")
     fi
 }
 

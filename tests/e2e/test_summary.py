@@ -73,6 +73,10 @@ PROGRAMS = {
 TIMING_PROGRAMS = {
     "late": "echo 1..2; echo ok 1 - a; test -e $0.ran && echo ok 2 - b || { echo not ok 2 - b; echo '# too late'; }; touch $0.ran",
     "broken": "echo 1..1; echo not ok 1 - c; test -e $0.ran && echo '# for good' || echo '# at first'; touch $0.ran",
+    "racy": "echo 1..1; test -e $0.ran && echo ok 1 - d || { echo not ok 1 - d; echo '# WARNING: ThreadSanitizer: data race'; }; touch $0.ran",
+    "fatal": "echo 1..1; echo ok 1 - e; test -e $0.ran || { touch $0.ran; kill -SEGV $$; }",
+    "absent_later": "test -e $0.ran && echo '1..0 # SKIP no tape drive' || { touch $0.ran; echo 1..1; echo not ok 1 - f; }",
+    "fewer_later": "test -e $0.ran && { echo 1..1; echo ok 1 - g; } || { touch $0.ran; echo 1..2; echo ok 1 - g; echo not ok 2 - h; }",
 }
 
 
@@ -232,3 +236,22 @@ def test_no_second_chance_when_others_fail(project):
     status, lines = project.check("late", "bad")
     assert (status, lines[-1]) == (1, "2 passed, 2 failed, 0 skipped")
     assert not any(line.startswith("Unstable ") for line in lines)
+
+
+@pytest.mark.parametrize("program, counts", [("racy", "2 passed, 1 failed, 0 skipped"), ("fatal", "3 passed, 1 failed, 0 skipped")])
+def test_no_second_chance_for_findings(project, program, counts):
+    status, lines = project.check("good", program)
+    assert (status, lines[-1]) == (1, counts)
+    assert not any(line.startswith("Unstable ") for line in lines)
+
+
+@pytest.mark.parametrize("program", ["absent_later", "fewer_later"])
+def test_what_failed_has_to_pass(project, program):
+    status, lines = project.check(program)
+    assert status == 1 and ", 1 failed, " in lines[-1]
+    assert any("did not pass when it ran again" in line for line in lines)
+
+
+def test_no_run_counts_as_a_failure():
+    status, lines = summary()
+    assert (status, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
