@@ -16,6 +16,13 @@
 
 /* ---- length and space ---- */
 
+static int set_length(const struct new_image *n, struct storage *s)
+{
+    int r = storage_truncate(s, n->file_length);
+
+    return r == -EFBIG && new_image_is_fixed(n) ? fail_in(r, "a fixed image, where a dynamic one would not need such a length") : r;
+}
+
 static int reserve(const struct new_image *n, struct storage *s)
 {
     int r = -1;
@@ -51,7 +58,7 @@ static int fill(const struct new_image *n, struct storage *s, vhdx_progress_fn *
 int image_preallocate(const struct new_image *n, struct storage *s, enum vhdx_preallocation preallocation,
                       vhdx_progress_fn *progress, void *opaque)
 {
-    int r = storage_truncate(s, n->file_length);
+    int r = set_length(n, s);
 
     if (r < 0 || preallocation == VHDX_PREALLOC_OFF)
         return r;
@@ -118,7 +125,7 @@ static int write_bat(const struct new_image *n, struct storage *s, const struct 
 int image_write_tables(const struct new_image *n, struct storage *s, const struct mib_set *present)
 {
     bool fixed = new_image_is_fixed(n);
-    int r = storage_truncate(s, n->file_length);
+    int r = set_length(n, s);
 
     if (r == 0)
         r = write_region_tables(n, s);

@@ -295,7 +295,7 @@ static int put_child_in_place(struct new_file *f, const char *real, const char *
         r = add_name(f, name, &added);
     if (r < 0)
         return r;
-    r = make_child(f, parent, VHDX_OPEN_FORCE_SHARE, unused, options); /* locked by ourselves, for ourselves */
+    r = make_child(f, parent, VHDX_OPEN_FORCE_SHARE, unused, options); /* by ourselves; its parents were looked at */
     if (r < 0 && added)
         take_name_back(f, name);
     return r;

@@ -202,8 +202,7 @@ static int too_large(uint64_t bytes)
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur)
         return fail(-EFBIG, "a file of %" PRIu64 " bytes is beyond the limit of %" PRIu64 " bytes that was set for this process (ulimit -f): "
                     "File too large", bytes, (uint64_t)limit.rlim_cur);
-    return fail(-EFBIG, "the file system cannot hold a file of %" PRIu64 " bytes (File too large); XFS, Btrfs and tmpfs can, and an image that "
-                "is not fixed needs no such length", bytes);
+    return fail(-EFBIG, "the file system cannot hold a file of %" PRIu64 " bytes (File too large); XFS, Btrfs and tmpfs can", bytes);
 }
 
 static int posix_truncate(struct storage *s, uint64_t bytes)
