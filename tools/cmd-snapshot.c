@@ -98,7 +98,7 @@ static bool rests_on(const struct subject *s, const char *path)
     struct vhdx_survey_image active, parent = {.struct_bytes = sizeof parent};
     vhdx_survey *all;
 
-    if (subject_survey(s, &all) < 0)
+    if (subject_survey(s, 0, &all) < 0)
         return false;
     find_in_survey(all, s->real, &active);
     if (active.parent != VHDX_NO_IMAGE)
@@ -153,11 +153,16 @@ static int create(const struct subject *s, const char *state)
 
 /* ---- list ---- */
 
-static const char *how_complete(const struct vhdx_survey_image *image, bool is_unfinished)
+static void put_condition(const struct subject *s, const struct vhdx_survey_image *image, const char *path)
 {
-    return is_unfinished                   ? "  UNFINISHED: the snapshot was interrupted; the same again completes it"
-           : image->merging == VHDX_NO_IMAGE ? ""
-                                             : "  NOT WHOLE: --delete was interrupted; the same again completes it";
+    if (image->error) {
+        fputs("  UNREADABLE: ", stdout);
+        put_text(stdout, image->problem);
+    } else if (is_same_file(path, s->real)) {
+        fputs("  UNFINISHED: the snapshot was interrupted; the same again completes it", stdout);
+    } else if (image->merging != VHDX_NO_IMAGE) {
+        fputs("  NOT WHOLE: --delete was interrupted; the same again completes it", stdout);
+    }
 }
 
 static void print_state(struct document *doc, const struct subject *s, const struct vhdx_survey_image *image, const char *path,
@@ -178,13 +183,15 @@ static void print_state(struct document *doc, const struct subject *s, const str
         document_number(doc, "actual-size", image->info.disk_usage);
         document_number(doc, "depth", image->depth);
         document_boolean(doc, "current", is_parent);
-        document_boolean(doc, "whole", image->merging == VHDX_NO_IMAGE && !is_unfinished);
+        document_boolean(doc, "whole", !image->error && image->merging == VHDX_NO_IMAGE && !is_unfinished);
         document_boolean(doc, "unfinished", is_unfinished);
         document_end(doc);
     } else {
         printf("%s%*s", is_parent ? "* " : "  ", (int)(image->depth < 20 ? 2 * image->depth : 40), "");
         put_text(stdout, state ? state : "");
-        printf("  %s  %s%s\n", when, size_short(image->info.disk_usage, size), how_complete(image, is_unfinished));
+        printf("  %s  %s", when, size_short(image->info.disk_usage, size));
+        put_condition(s, image, path);
+        putchar('\n');
     }
     free(state);
 }
@@ -209,15 +216,68 @@ static void print_states(struct document *doc, const struct subject *s, const vh
     }
 }
 
+/* The disk, or a state, that does not lead to what it rests on: that may be a state, and is not listed then. */
+static bool warn_of_broken_links(const struct subject *s, const vhdx_survey *all, const struct state_file *files, size_t nr_files)
+{
+    bool found = false;
+
+    for (size_t i = 0; i < vhdx_survey_count(all); i++) {
+        struct vhdx_survey_image image = {.struct_bytes = sizeof image};
+        struct stat st;
+        vhdx_survey_get(all, i, &image);
+        bool is_ours = is_same_file(image.path, s->real);
+        for (size_t k = 0; !is_ours && k < nr_files; k++)
+            is_ours = stat(image.path, &st) == 0 && is_state_of(&files[k], &st);
+        if (!is_ours || (!image.error && (image.link == VHDX_LINK_NONE || image.link == VHDX_LINK_OK)))
+            continue;
+        const char *why = image.problem ? image.problem : image.link_remark;
+        print_warning(image.path, "%s", why ? why : "the link to its parent is broken");
+        found = true;
+    }
+    return found;
+}
+
+/* Does the file hold another disk, which only happens to be called as a state would be? */
+static bool is_another_disk(const char *path, const struct vhdx_guid *disk_id)
+{
+    struct vhdx_open_options alone = VHDX_OPEN_OPTIONS_INIT;
+    struct vhdx_info info = {.struct_bytes = sizeof info};
+    vhdx_disk *disk;
+
+    alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED | VHDX_OPEN_FORCE_SHARE;
+    if (vhdx_open(path, &alone, &disk) < 0)
+        return false;
+    bool is_another = vhdx_get_info(disk, 0, &info) == 0 && memcmp(&info.disk_id, disk_id, sizeof *disk_id) != 0;
+    vhdx_close(disk);
+    return is_another;
+}
+
+/* Files called as states that the survey did not connect with the disk, and that nobody would miss in the list otherwise. */
+static bool warn_of_unlisted(const struct subject *s, const vhdx_survey *all, const struct state_file *files, size_t nr_files)
+{
+    struct vhdx_survey_image active, image;
+    bool found = false;
+
+    find_in_survey(all, s->real, &active);
+    for (size_t i = 0; i < nr_files; i++) {
+        if (find_in_survey(all, files[i].path, &image) != VHDX_NO_IMAGE || is_another_disk(files[i].path, &active.info.disk_id))
+            continue;
+        print_warning(files[i].path, "called as a state of the disk, and left out: it cannot be read, or nothing links it to the disk");
+        found = true;
+    }
+    return found;
+}
+
 static int list(const struct subject *s)
 {
     struct document doc = {.out = stdout};
     struct document *to = common.output == OUTPUT_JSON ? &doc : NULL;
     struct state_file *files;
+    bool is_incomplete = false;
     vhdx_survey *all;
     size_t nr_files;
 
-    if (subject_survey(s, &all) < 0)
+    if (subject_survey(s, VHDX_SURVEY_UNREADABLE, &all) < 0)
         return EXIT_TROUBLE;
     int code = state_files(s, &files, &nr_files);
     if (code == 0) {
@@ -226,10 +286,12 @@ static int list(const struct subject *s)
         print_states(to, s, all, files, nr_files);
         if (to)
             document_end(to);
+        is_incomplete = warn_of_broken_links(s, all, files, nr_files);
+        is_incomplete |= warn_of_unlisted(s, all, files, nr_files);
         state_files_free(files, nr_files);
     }
     vhdx_survey_free(all);
-    return code < 0 ? EXIT_TROUBLE : EXIT_OK;
+    return code < 0 || is_incomplete ? EXIT_TROUBLE : EXIT_OK;
 }
 
 /* ---- revert ---- */
@@ -242,7 +304,7 @@ static int last_state(const struct subject *s, char path[PATH_MAX])
     size_t nr_files, found = 0;
     vhdx_survey *all;
 
-    if (subject_survey(s, &all) < 0)
+    if (subject_survey(s, 0, &all) < 0)
         return -1;
     int code = state_files(s, &files, &nr_files);
     find_in_survey(all, s->real, &active);

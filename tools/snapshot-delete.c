@@ -59,7 +59,7 @@ static int find_only_child(const struct subject *s, const char *path, char child
     size_t length, nr = 0;
     vhdx_survey *all;
 
-    if (subject_survey(s, &all) < 0)
+    if (subject_survey(s, 0, &all) < 0)
         return -1;
     size_t state = find_own_state(s, all, path);
     FILE *names = state == VHDX_NO_IMAGE ? NULL : open_memstream(&text, &length);

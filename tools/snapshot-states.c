@@ -216,9 +216,11 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
 
 /* ---- the image's place in its chain ---- */
 
-int subject_survey(const struct subject *s, vhdx_survey **result)
+int subject_survey(const struct subject *s, uint32_t flags, vhdx_survey **result)
 {
-    int code = vhdx_survey_new(s->real, &s->open_options, s->search_below ? VHDX_SURVEY_BELOW : 0, progress_step, NULL, result);
+    if (s->search_below)
+        flags |= VHDX_SURVEY_BELOW;
+    int code = vhdx_survey_new(s->real, &s->open_options, flags, progress_step, NULL, result);
 
     if (code < 0)
         print_nothing_done(s, code);

@@ -70,8 +70,8 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX]);
 /* Report why something was not done, code, or that a signal stopped it.  Returns the exit status. */
 int print_nothing_done(const struct subject *s, int code);
 
-/* Survey the folder of the image, and those that were named.  A failure is reported and returned. */
-int subject_survey(const struct subject *s, vhdx_survey **result);
+/* Survey the folder of the image, and those that were named; flags: more of them.  A failure is reported and returned. */
+int subject_survey(const struct subject *s, uint32_t flags, vhdx_survey **result);
 
 /* Where the survey has the file, and what it says of it; VHDX_NO_IMAGE: nowhere.  A file that has two names it knows by one. */
 size_t find_in_survey(const vhdx_survey *all, const char *path, struct vhdx_survey_image *image);

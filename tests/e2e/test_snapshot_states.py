@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""vhdx snapshot: what it says of states that something is wrong with."""
+import os
+
+import pytest
+
+from vhdxbuild import *
+
+
+@pytest.fixture
+def disk(vhdx, tmp_path):
+    """Two states, and the disk rests on the second."""
+    path = tmp_path / "web.vhdx"
+    vhdx("create", "-q", path, "8M", rc=0)
+    for name in ("one", "two"):
+        vhdx("snapshot", "-q", path, name, rc=0)
+    return path
+
+
+def listed(vhdx, path, rc):
+    """Each state by its name, whether it is whole, and the standard error."""
+    result = vhdx("snapshot", "--list", "--json", path, rc=rc)
+    return {entry["name"]: entry["whole"] for entry in result.json()}, result.err
+
+
+def destroy(path, offsets):
+    with open(path, "r+b") as file:
+        for offset in offsets:
+            file.seek(offset)
+            file.write(b"xxxx")
+
+
+# ---- --list
+
+@pytest.mark.parametrize("offsets", [[0], [64 * KiB, 128 * KiB]], ids=["signature", "headers"])
+@pytest.mark.parametrize("name, others", [("one.vhdx", "two"), ("two.avhdx", "one")])
+def test_destroyed_state_is_not_called_whole(vhdx, disk, tmp_path, name, others, offsets):
+    destroy(tmp_path / f"web.{name}", offsets)
+    found, err = listed(vhdx, disk, 1)
+    assert found[name.split(".", maxsplit=1)[0]] is False and err.count("\n") >= 1
+    assert others not in found or found[others] is True
+    assert others in found or f"web.{others}" in err
+    line = [line for line in vhdx("snapshot", "--list", disk, rc=1).out.splitlines() if "UNREADABLE: " in line]
+    assert len(line) == 1 and name.split(".", maxsplit=1)[0] in line[0]
+
+
+def test_destroyed_state_that_nothing_rests_on(vhdx, disk, tmp_path):
+    vhdx("snapshot", "--revert", "--force", disk, "one", rc=0)
+    destroy(tmp_path / "web.two.avhdx", [64 * KiB, 128 * KiB])
+    assert listed(vhdx, disk, 1)[0] == {"one": True, "two": False}
+    destroy(tmp_path / "web.two.avhdx", [0])
+    found, err = listed(vhdx, disk, 1)
+    assert found["one"] is True and not found.get("two") and "web.two.avhdx" in err
+
+
+def test_state_that_may_not_be_read(vhdx, disk, tmp_path, need_ordinary_user):
+    (tmp_path / "web.two.avhdx").chmod(0)
+    found, err = listed(vhdx, disk, 1)
+    assert found.get("two") is not True and "web.two.avhdx" in err
+
+
+@pytest.mark.parametrize("name", ["one.vhdx", "two.avhdx"])
+def test_state_that_is_gone(vhdx, disk, tmp_path, name):
+    """Whatever is listed then is not all."""
+    os.rename(tmp_path / f"web.{name}", tmp_path / "elsewhere")
+    assert f"web.{name}" in listed(vhdx, disk, 1)[1]
+
+
+def test_another_disk_is_no_state_and_no_trouble(vhdx, disk, tmp_path):
+    vhdx("create", "-q", tmp_path / "web.data.vhdx", "8M", rc=0)
+    assert listed(vhdx, disk, 0) == ({"one": True, "two": True}, "")
+    (tmp_path / "web.notes.vhdx").write_text("mine")
+    found, err = listed(vhdx, disk, 1)
+    assert found == {"one": True, "two": True} and "web.notes.vhdx" in err
