@@ -56,24 +56,6 @@ static void print_outcome(const struct subject *s, const char *path, bool for_pe
 
 /* ---- create ---- */
 
-static int has_parent(const struct subject *s, bool *answer)
-{
-    struct vhdx_open_options alone = VHDX_OPEN_OPTIONS_INIT;
-    struct vhdx_info info = {.struct_bytes = sizeof info};
-    vhdx_disk *disk;
-
-    alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED;
-    int code = vhdx_open(s->real, &alone, &disk);
-    if (code == 0) {
-        code = vhdx_get_info(disk, 0, &info);
-        vhdx_close(disk);
-    }
-    if (code < 0)
-        print_library_error(s->name, code);
-    *answer = info.has_parent;
-    return code;
-}
-
 /* A snapshot under another name would make what the interrupted one left a second name of its own state. */
 static int refuse_unfinished(const struct subject *s, const char *path)
 {
@@ -125,10 +107,14 @@ static int create(const struct subject *s, const char *state)
                     "characters, since it becomes a part of a file name that images record", state);
         return EXIT_TROUBLE;
     }
-    if (has_parent(s, &is_child) < 0)
+    if (subject_has_parent(s, &is_child) < 0)
         return EXIT_TROUBLE;
     if (!state_path(s, state, is_child ? ".avhdx" : ".vhdx", path)) {
         print_error(s->name, "the path of a state '%s' would be too long", state);
+        return EXIT_TROUBLE;
+    }
+    if (has_state(s, state, is_child ? ".vhdx" : ".avhdx", other) && is_same_file(other, s->real)) {
+        print_unfinished(s, other);
         return EXIT_TROUBLE;
     }
     if (has_state(s, state, is_child ? ".vhdx" : ".avhdx", other)) { /* of this name itself an interrupted snapshot may have left something */
@@ -159,7 +145,8 @@ static void put_condition(const struct subject *s, const struct vhdx_survey_imag
         fputs("  UNREADABLE: ", stdout);
         put_text(stdout, image->problem);
     } else if (is_same_file(path, s->real)) {
-        fputs("  UNFINISHED: the snapshot was interrupted; the same again completes it", stdout);
+        fputs("  UNFINISHED: the snapshot was interrupted; ", stdout);
+        fputs(can_be_completed(s, path) ? "the same again completes it" : "this name has to be removed", stdout);
     } else if (image->merging != VHDX_NO_IMAGE) {
         fputs("  NOT WHOLE: --delete was interrupted; the same again completes it", stdout);
     }

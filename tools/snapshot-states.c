@@ -177,12 +177,40 @@ int state_files(const struct subject *s, struct state_file **files, size_t *nr_f
 
 /* ---- what the user calls a state ---- */
 
+static size_t count_unfinished(const struct subject *s)
+{
+    struct state_file *files;
+    size_t nr_files, nr = 0;
+
+    if (state_files(s, &files, &nr_files) < 0)
+        return 0;
+    for (size_t i = 0; i < nr_files; i++)
+        nr += is_same_file(files[i].path, s->real);
+    state_files_free(files, nr_files);
+    return nr;
+}
+
+bool can_be_completed(const struct subject *s, const char *path)
+{
+    char now[PATH_MAX], *state = state_of_path(s, path);
+    bool is_child;
+
+    bool can = state && is_state_name(state) && subject_has_parent(s, &is_child) == 0 &&
+               state_path(s, state, is_child ? ".avhdx" : ".vhdx", now) && strcmp(now, path) == 0 && count_unfinished(s) == 1;
+    free(state);
+    return can;
+}
+
 void print_unfinished(const struct subject *s, const char *path)
 {
     char *state = state_of_path(s, path);
+    const char *name = state ? state : "";
 
-    print_error(s->name, "a snapshot '%s' was interrupted and is not complete: 'vhdx snapshot %s %s' completes it, with what the disk holds then; or "
-                "remove the name %s", state ? state : "", s->name, state ? state : "", path);
+    if (can_be_completed(s, path))
+        print_error(s->name, "a snapshot '%s' was interrupted and is not complete: 'vhdx snapshot %s %s' completes it, with what the disk holds then; "
+                    "or remove the name %s", name, s->name, name, path);
+    else
+        print_error(s->name, "a snapshot '%s' was interrupted and is not complete, and cannot be completed as it is: remove the name %s", name, path);
     free(state);
 }
 
@@ -215,6 +243,24 @@ int find_state(const struct subject *s, const char *state, char path[PATH_MAX])
 }
 
 /* ---- the image's place in its chain ---- */
+
+int subject_has_parent(const struct subject *s, bool *answer)
+{
+    struct vhdx_open_options alone = VHDX_OPEN_OPTIONS_INIT;
+    struct vhdx_info info = {.struct_bytes = sizeof info};
+    vhdx_disk *disk;
+
+    alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED;
+    int code = vhdx_open(s->real, &alone, &disk);
+    if (code == 0) {
+        code = vhdx_get_info(disk, 0, &info);
+        vhdx_close(disk);
+    }
+    if (code < 0)
+        print_library_error(s->name, code);
+    *answer = info.has_parent;
+    return code;
+}
 
 int subject_survey(const struct subject *s, uint32_t flags, vhdx_survey **result)
 {

@@ -58,6 +58,11 @@ void state_files_free(struct state_file *files, size_t nr_files);
 
 bool is_state_of(const struct state_file *file, const struct stat *st);
 
+/* The file at path is the present state's own by a second name, which an interrupted snapshot left.  Does the same command complete
+ * that?  Not if the image has become a child since or is none any more, so that it would give another name, or if there are more
+ * of them. */
+bool can_be_completed(const struct subject *s, const char *path);
+
 /* Say that the file at path, the present state's own by a second name, is what a snapshot left that was interrupted. */
 void print_unfinished(const struct subject *s, const char *path);
 
@@ -66,6 +71,9 @@ void print_unfinished(const struct subject *s, const char *path);
 int find_state(const struct subject *s, const char *state, char path[PATH_MAX]);
 
 /* ---- the image's place in its chain ---- */
+
+/* Is the image a child?  A failure is reported and returned. */
+int subject_has_parent(const struct subject *s, bool *answer);
 
 /* Report why something was not done, code, or that a signal stopped it.  Returns the exit status. */
 int print_nothing_done(const struct subject *s, int code);

@@ -72,3 +72,44 @@ def test_another_disk_is_no_state_and_no_trouble(vhdx, disk, tmp_path):
     (tmp_path / "web.notes.vhdx").write_text("mine")
     found, err = listed(vhdx, disk, 1)
     assert found == {"one": True, "two": True} and "web.notes.vhdx" in err
+
+
+# ---- a snapshot that was interrupted: its second name is completed by the same command, or has to be removed
+
+@pytest.fixture
+def single(vhdx, tmp_path):
+    path = tmp_path / "d.vhdx"
+    vhdx("create", "-q", path, "8M", rc=0)
+    return path
+
+
+def only_removal_is_advised(vhdx, path, arguments, name):
+    err = vhdx("snapshot", *arguments, rc=1).err
+    assert "interrupted" in err and f"remove the name {path.parent}/{name}" in err, err
+    assert "completes it" not in err and "take another name" not in err
+    return err
+
+
+@pytest.mark.parametrize("state", ["c", "z"])
+def test_leftover_of_a_child_that_is_none_any_more(vhdx, single, tmp_path, state):
+    """A snapshot would give the file another name now."""
+    vhdx("create", "-q", "--parent", single, tmp_path / "e.vhdx", rc=0)
+    os.link(tmp_path / "e.vhdx", tmp_path / "e.c.avhdx")
+    vhdx("rebase", "-b", "", tmp_path / "e.vhdx", rc=0)
+    only_removal_is_advised(vhdx, single, [tmp_path / "e.vhdx", state], "e.c.avhdx")
+    only_removal_is_advised(vhdx, single, ["--revert", "--force", tmp_path / "e.vhdx", "c"], "e.c.avhdx")
+    assert "completes it" not in vhdx("snapshot", "--list", tmp_path / "e.vhdx", rc=0).out
+    os.remove(tmp_path / "e.c.avhdx")
+    vhdx("snapshot", tmp_path / "e.vhdx", "c", rc=0)
+
+
+def test_two_leftovers(vhdx, single, tmp_path):
+    """None can be completed as long as there is the other one."""
+    for state in "ce":
+        os.link(single, tmp_path / f"d.{state}.vhdx")
+    only_removal_is_advised(vhdx, single, [single, "c"], "d.e.vhdx")
+    only_removal_is_advised(vhdx, single, [single, "e"], "d.c.vhdx")
+    only_removal_is_advised(vhdx, single, [single, "z"], "d.c.vhdx")
+    os.remove(tmp_path / "d.e.vhdx")
+    assert "completes it" in vhdx("snapshot", single, "z", rc=1).err
+    vhdx("snapshot", single, "c", rc=0)
