@@ -46,7 +46,7 @@ static int run_command(const struct command *command, int argc, char **argv)
     char **arguments = calloc((size_t)argc + 1, sizeof *arguments);
     int status = command->trouble_status;
 
-    output_set_command(command->name);
+    output_set_command(command->name, options_have(command, "force-share"));
     if (!arguments) {
         print_error(NULL, "out of memory");
         return status;

@@ -73,6 +73,11 @@ static const struct option *find(const struct command *command, const char *name
     return NULL;
 }
 
+bool options_have(const struct command *command, const char *name)
+{
+    return find(command, name, strlen(name), 0) != NULL;
+}
+
 static int choice_index(const char *choices, const char *text)
 {
     size_t length = strlen(text);

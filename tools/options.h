@@ -8,6 +8,7 @@
 #define OPTIONS_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 struct command;
@@ -42,6 +43,9 @@ enum parse_result { PARSE_RUN, PARSE_HELP, PARSE_WRONG };
  * and the other arguments, in order, into arguments[], which has room for argc.  What is wrong has been
  * reported. */
 enum parse_result options_parse(const struct command *command, int argc, char **argv, char **arguments);
+
+/* Does the command take the option of that long name? */
+bool options_have(const struct command *command, const char *name);
 
 /* Print what "vhdx COMMAND --help" prints. */
 void options_help(const struct command *command, FILE *out);

@@ -12,10 +12,12 @@
 #include "vhdx.h"
 
 static const char *command_name;
+static bool may_share;
 
-void output_set_command(const char *command)
+void output_set_command(const char *command, bool has_force_share)
 {
     command_name = command;
+    may_share = has_force_share;
 }
 
 const char *output_command(void)
@@ -102,11 +104,16 @@ const char *library_message(int code)
 
 void print_image_error(const char *file, const char *message)
 {
+    static const char advice[] = ", or use --force-share to read anyway"; /* the library does not know who asks */
     size_t length = strlen(file);
 
     if (strncmp(message, file, length) == 0 && strncmp(message + length, ": ", 2) == 0)
         message += length + 2;
-    print_error(file, "%s", message);
+    const char *end = may_share ? NULL : strstr(message, advice);
+    if (end)
+        print_error(file, "%.*s first%s", (int)(end - message), message, end + strlen(advice));
+    else
+        print_error(file, "%s", message);
 }
 
 void print_library_error(const char *file, int code)

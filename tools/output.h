@@ -6,10 +6,11 @@
 #ifndef OUTPUT_H
 #define OUTPUT_H
 
+#include <stdbool.h>
 #include <stdio.h>
 
-/* The name that errors begin with: "vhdx", or "vhdx COMMAND". */
-void output_set_command(const char *command);
+/* The name that errors begin with: "vhdx", or "vhdx COMMAND"; and whether they may advise to give it --force-share. */
+void output_set_command(const char *command, bool has_force_share);
 const char *output_command(void);
 
 /* One line on stderr: "vhdx COMMAND: FILE: message".  file may be NULL. */

@@ -34,7 +34,8 @@ static int read_link(struct search *s)
     struct vhdx_info info = {.struct_bytes = sizeof info};
     vhdx_disk *disk;
 
-    open_options.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED;
+    /* Whoever changes it later asks for the lock. */
+    open_options.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED | VHDX_OPEN_FORCE_SHARE;
     int code = vhdx_open(s->name, &open_options, &disk);
     if (code == 0) {
         code = vhdx_get_info(disk, 0, &info);

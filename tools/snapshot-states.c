@@ -250,7 +250,8 @@ int subject_has_parent(const struct subject *s, bool *answer)
     struct vhdx_info info = {.struct_bytes = sizeof info};
     vhdx_disk *disk;
 
-    alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED;
+    /* Whoever changes it later asks for the lock. */
+    alone.flags = VHDX_OPEN_NO_PARENT | VHDX_OPEN_UNVERIFIED | VHDX_OPEN_FORCE_SHARE;
     int code = vhdx_open(s->real, &alone, &disk);
     if (code == 0) {
         code = vhdx_get_info(disk, 0, &info);

@@ -453,6 +453,18 @@ def test_images_in_use(vhdx_path, vhdx, moved, tmp_path, tool):
         assert "open for reading" in err and sha256(moved.path) == before
 
 
+def test_image_that_is_being_written(vhdx, moved, tmp_path):
+    """There is no --force-share to be advised here; what does not change it may look."""
+    import fcntl
+    import struct
+    with open(moved.path, "r+b") as file:
+        for byte in (100, 101, 103, 201, 203):
+            fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        err = vhdx("rebase", "--find", tmp_path, moved.path, rc=1).err
+        assert "open for writing; close it there first" in err and "force-share" not in err
+        assert vhdx("rebase", "--find", tmp_path, "-n", moved.path, rc=0).out == f"{tmp_path}/there/golden image.vhdx\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--parent", "x", "--find", "y"], ["-n", "--parent", "x"]])
 def test_usage(vhdx, moved, arguments):
     vhdx("rebase", *arguments, moved.path, rc=2)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """vhdx snapshot: what it says of states that something is wrong with."""
+import fcntl
 import os
+import struct
 
 import pytest
 
@@ -113,3 +115,15 @@ def test_two_leftovers(vhdx, single, tmp_path):
     os.remove(tmp_path / "d.e.vhdx")
     assert "completes it" in vhdx("snapshot", single, "z", rc=1).err
     vhdx("snapshot", single, "c", rc=0)
+
+
+# ---- images that are in use
+
+def test_image_that_is_being_written(vhdx, single):
+    """There is no --force-share to be advised here."""
+    with open(single, "r+b") as file:
+        for byte in (100, 101, 103, 201, 203):
+            fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        err = vhdx("snapshot", single, "s", rc=1).err
+    assert "open for writing; close it there first" in err and "force-share" not in err
+    vhdx("snapshot", single, "s", rc=0)
