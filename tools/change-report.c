@@ -107,12 +107,13 @@ static void put_linkage(struct document *doc, const char *name, const struct lin
         document_null(doc, name);
 }
 
-void report_linked(const char *child, const char *parent, const struct link_state *before)
+void report_linked(const char *child, const char *parent, const struct link_state *before, bool is_dry_run, bool is_due)
 {
     struct document doc = {.out = stdout};
     struct link_state after;
 
     link_state_read(child, &after);
+    bool is_changed = !before->text || !after.text || strcmp(before->text, after.text) != 0;
     document_begin(&doc, NULL, DOCUMENT_OBJECT);
     document_text(&doc, "child", child);
     if (parent)
@@ -121,7 +122,9 @@ void report_linked(const char *child, const char *parent, const struct link_stat
         document_null(&doc, "parent");
     put_linkage(&doc, "linkage-before", before);
     put_linkage(&doc, "linkage-after", &after);
-    document_boolean(&doc, "changed", !before->text || !after.text || strcmp(before->text, after.text) != 0);
+    document_boolean(&doc, "changed", is_changed);
+    document_boolean(&doc, "dry-run", is_dry_run);
+    document_boolean(&doc, "would-change", is_dry_run ? is_due : is_changed);
     if (!parent) { /* so this is what was copied, as far as it takes space */
         document_number(&doc, "actual-size-before", before->disk_usage);
         document_number(&doc, "actual-size", after.disk_usage);

@@ -23,7 +23,8 @@ struct link_state {
 void link_state_read(const char *name, struct link_state *state);
 void link_state_free(struct link_state *state);
 
-/* The link of child leads to parent now (NULL: it has none), and was as before says. */
-void report_linked(const char *child, const char *parent, const struct link_state *before);
+/* The link of child leads to parent now (NULL: it has none), and was as before says; in a dry run it would, and is_due says
+ * whether anything is to be done for that. */
+void report_linked(const char *child, const char *parent, const struct link_state *before, bool is_dry_run, bool is_due);
 
 #endif

@@ -64,12 +64,12 @@ static int flatten(const char *name)
     return code;
 }
 
-static void tell(const char *name, const char *parent, const struct link_state *before)
+static void tell(const char *name, const char *parent, const struct link_state *before, bool is_due)
 {
     if (*parent && !settings.dry_run && !common.quiet)
         tell_how_to_open(name, parent);
     if (common.output == OUTPUT_JSON) {
-        report_linked(name, *parent ? parent : NULL, before);
+        report_linked(name, *parent ? parent : NULL, before, settings.dry_run, is_due);
     } else if (settings.find && (settings.dry_run || !common.quiet)) {
         put_text(stdout, parent);
         putchar('\n');
@@ -91,7 +91,7 @@ static int change(const char *name, const struct found_parent *found)
     if (!is_done && !settings.dry_run)
         code = *parent ? rebase(name, parent) : flatten(name);
     if (code == 0)
-        tell(name, parent, &before);
+        tell(name, parent, &before, !is_done);
     link_state_free(&before);
     return code;
 }

@@ -65,20 +65,26 @@ def test_rebase(vhdx, base, tmp_path):
     child = child_of(base, tmp_path / "child.vhdx", ".\\old.vhdx")
     linkage = guid_text(base.data_write_guid)
     expected = {"child": child.path, "parent": base.path, "linkage-before": linkage, "linkage-after": linkage}
-    assert vhdx("rebase", "--json", "--find", tmp_path, "-n", child.path, rc=0).json() == {**expected, "changed": False}
-    assert vhdx("rebase", "--json", "-b", base.path, child.path, rc=0).json() == {**expected, "changed": True}
-    assert vhdx("rebase", "--json", "-b", base.path, child.path, rc=0).json() == {**expected, "changed": False}
+    changed = {"changed": True, "would-change": True, "dry-run": False}
+    same = {"changed": False, "would-change": False, "dry-run": False}
+    assert vhdx("rebase", "--json", "--find", tmp_path, "-n", child.path, rc=0).json() == {
+        **expected, "changed": False, "would-change": True, "dry-run": True}
+    assert vhdx("rebase", "--json", "-b", base.path, child.path, rc=0).json() == {**expected, **changed}
+    assert vhdx("rebase", "--json", "-b", base.path, child.path, rc=0).json() == {**expected, **same}
     for options in ([], ["-q"]):
-        assert vhdx("rebase", "--output=json", *options, "--find", tmp_path, child.path, rc=0).json() == {**expected, "changed": False}
+        assert vhdx("rebase", "--output=json", *options, "--find", tmp_path, child.path, rc=0).json() == {**expected, **same}
+    assert vhdx("rebase", "--json", "--find", tmp_path, "-n", child.path, rc=0).json() == {**expected, **same, "dry-run": True}
     vhdx("io", base.path, "-c", "write -P 7 4M 64k", rc=0)
     assert vhdx("rebase", "--json", "-b", base.path, child.path, rc=1).out == ""
     new = vhdx("info", "--json", base.path, rc=0).json()["format-specific"]["data"]["data-write-guid"]
-    assert vhdx("rebase", "--json", "--force", "-b", base.path, child.path, rc=0).json() == {**expected, "linkage-after": new, "changed": True}
+    assert vhdx("rebase", "--json", "--force", "-b", base.path, child.path, rc=0).json() == {
+        **expected, "linkage-after": new, **changed}
 
 
 def test_rebase_to_no_parent(vhdx, base, tmp_path):
     child = child_of(base, tmp_path / "child.vhdx")
     before = os.stat(child.path).st_blocks * 512
     assert vhdx("rebase", "--json", "-b", "", child.path, rc=0).json() == {
-        "child": child.path, "parent": None, "linkage-before": guid_text(base.data_write_guid), "linkage-after": None, "changed": True,
+        "child": child.path, "parent": None, "linkage-before": guid_text(base.data_write_guid), "linkage-after": None,
+        "changed": True, "would-change": True, "dry-run": False,
         "actual-size-before": before, "actual-size": os.stat(child.path).st_blocks * 512}
