@@ -107,6 +107,10 @@ static int run(char **arguments)
                                            : "either --parent or --find must be given; try 'vhdx rebase --help'");
         return EXIT_USAGE;
     }
+    if (settings.find && !*settings.find) {
+        print_error(NULL, "the name of the folder for --find is empty");
+        return EXIT_TROUBLE;
+    }
     if (check_image_name(name) < 0 || (common.parent && *common.parent && check_image_name(common.parent) < 0))
         return EXIT_TROUBLE;
     signals_catch();

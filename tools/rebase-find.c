@@ -11,6 +11,7 @@
 #include "cmd.h"
 #include "output.h"
 #include "progress.h"
+#include "signals.h"
 
 struct search {
     const char *name, *folder;
@@ -24,6 +25,14 @@ struct search {
 static bool guid_equal(const struct vhdx_guid *a, const struct vhdx_guid *b)
 {
     return memcmp(a, b, sizeof *a) == 0;
+}
+
+static void print_failure(const char *file, int code)
+{
+    if (code == -ECANCELED && signals_caught())
+        print_error(file, "stopped by a signal; nothing was changed");
+    else
+        print_library_error(file, code);
 }
 
 /* ---- what the image says ---- */
@@ -114,7 +123,7 @@ static int follow_link(struct search *s)
         open_options.parent_dirs = dirs;
         code = vhdx_survey_new(s->name, &open_options, 0, progress_step, NULL, &survey);
         if (code < 0)
-            print_library_error(s->name, code);
+            print_failure(s->name, code);
     }
     free(dirs);
     if (code < 0)
@@ -237,7 +246,7 @@ static int look_through(struct search *s, struct found_parent *found)
     open_options.parent = NULL;
     int code = vhdx_survey_new(s->folder, &open_options, VHDX_SURVEY_BELOW, progress_step, NULL, &survey);
     if (code < 0)
-        print_library_error(s->folder, code);
+        print_failure(code == -ECANCELED ? s->name : s->folder, code);
     else
         code = follow_link(s);
     progress_end(code == 0);

@@ -250,7 +250,7 @@ def test_what_makes_a_parent_whole_keeps_it(vhdx, tmp_path):
     vhdx("rebase", "--parent", "", child.path, rc=0)
 
 
-@pytest.mark.parametrize("call, rc", [("fdatasync", 0), ("openat", 130)])
+@pytest.mark.parametrize("call, rc", [("fdatasync", 0), ("openat", 130), ("getdents64", 130)])
 def test_signal(vhdx, vhdx_path, tool, moved, tmp_path, call, rc):
     """In the midst of the change, which comes to its end; before it, so that nothing changes."""
     strace, before = find_strace(tool), sha256(moved.path)
@@ -259,6 +259,7 @@ def test_signal(vhdx, vhdx_path, tool, moved, tmp_path, call, rc):
                           capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == rc, done.stderr
     assert (sha256(moved.path) == before) == (rc != 0)
+    assert ("stopped by a signal; nothing was changed" in done.stderr) == (rc != 0) and "cancelled" not in done.stderr
     if rc == 0:
         vhdx("convert", moved.path, tmp_path / "out.raw", rc=0)
         assert moved.first_difference(tmp_path / "out.raw") is None
@@ -463,6 +464,10 @@ def test_image_that_is_being_written(vhdx, moved, tmp_path):
         err = vhdx("rebase", "--find", tmp_path, moved.path, rc=1).err
         assert "open for writing; close it there first" in err and "force-share" not in err
         assert vhdx("rebase", "--find", tmp_path, "-n", moved.path, rc=0).out == f"{tmp_path}/there/golden image.vhdx\n"
+
+
+def test_folder_without_name(vhdx, moved):
+    assert vhdx("rebase", "--find", "", moved.path, rc=1).err == "vhdx rebase: the name of the folder for --find is empty\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--parent", "x", "--find", "y"], ["-n", "--parent", "x"]])
