@@ -270,7 +270,7 @@ const struct command command_dump = {
         "Show the decoded on-disk structures; all of them, but only the first 16 blocks of the block\n"
         "allocation table, unless options choose.  What cannot be decoded is shown as an error in\n"
         "its place.",
-    .tables = {options, options_output, options_images},
+    .tables = {options, options_output, options_no_progress, options_images},
     .trouble_status = EXIT_TROUBLE,
     .usage_status = EXIT_USAGE,
     .run = run,

@@ -32,8 +32,8 @@ const struct option options_progress[] = {
 
 /* Of commands that take no time, and print nothing but what was asked for. */
 const struct option options_no_progress[] = {
-    {'p', "progress", OPTION_FLAG, &common.progress, NULL, "taken as by every command; there is no progress to show here"},
-    {'q', "quiet", OPTION_FLAG, &common.quiet, NULL, "taken as by every command; nothing is left out here"},
+    {'p', "progress", OPTION_FLAG, &common.progress, NULL, "taken as by most commands; there is no progress to show here"},
+    {'q', "quiet", OPTION_FLAG, &common.quiet, NULL, "taken as by most commands; nothing is left out here"},
     {0},
 };
 

@@ -334,8 +334,8 @@ def test_completion_of_values(complete, tmp_path):
     assert complete("map", "--start-offset", "", cwd=tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["info", "map", "chain"])
-def test_options_of_every_command(vhdx, dynamic, command):
+@pytest.mark.parametrize("command", ["info", "map", "chain", "dump"])
+def test_options_of_most_commands(vhdx, dynamic, command):
     """What prints only what was asked for leaves nothing out."""
     plain = vhdx(command, dynamic.path, rc=0).out
     for options in (["-q"], ["-p"], ["--quiet", "--progress"]):
