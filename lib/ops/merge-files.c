@@ -117,6 +117,37 @@ static int close_all(struct merge_files *f, int result)
     return result;
 }
 
+/* A child that would lose its parent may be who uses it, and then it is not enough to wait. */
+static int judge_locked(struct merge_files *f)
+{
+    struct error_text text;
+
+    error_save(&text);
+    int r = merge_find_relatives(f);
+    if (r < 0)
+        return r;
+    error_restore(&text);
+    return VHDX_E_LOCKED;
+}
+
+/* Who makes a child holds its parent's lock until the child has its name: so it comes before the chain is locked, and is seen, or
+ * is refused. */
+static int find_and_open(struct merge_files *f)
+{
+    int r = merge_find_chain(f);
+
+    if (r == 0 && f->dirty)
+        r = merge_find_relatives(f); /* before a log is brought into place: what is refused changes no file */
+    if (r < 0)
+        return r;
+    r = merge_open_chain(f);
+    if (r == VHDX_E_LOCKED)
+        return judge_locked(f);
+    if (r == 0)
+        r = merge_find_relatives(f);
+    return r < 0 ? r : merge_open_children(f);
+}
+
 int ops_merge(const char *path, const struct vhdx_merge_options *options, struct vhdx_merge_result *result)
 {
     static const struct vhdx_merge_options defaults = VHDX_MERGE_OPTIONS_INIT;
@@ -126,11 +157,7 @@ int ops_merge(const char *path, const struct vhdx_merge_options *options, struct
     if (r == 0 && f.options->open)
         f.open = *f.options->open;
     if (r == 0)
-        r = merge_find_chain(&f);
-    if (r == 0)
-        r = merge_find_relatives(&f);
-    if (r == 0)
-        r = merge_open_files(&f);
+        r = find_and_open(&f);
     if (r == 0)
         r = prepare(&f);
     if (r == 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The files that one call of vhdx_merge() deals with.
  *
- *   merge-find.c    which they are: the chain down to the target, and the children that the target is to get
+ *   merge-find.c    which they are: the chain down to the target, and the children that the target is to get, which are looked for
+ *                   when the chain is locked already
  *   merge-open.c    locking and opening them for the work
  *   merge-finish.c  what comes after the content: links, names, and files that go
  *   merge-files.c   the public call
@@ -33,6 +34,7 @@ struct merge_files {
     struct image **upper;
     char **paths;
     guid uppermost_id, target_id; /* DataWriteGuids, as found */
+    bool dirty;                   /* opening a file of the chain for writing changes it */
     struct merge merge;
     struct vhdx_copy_options copy;
     struct vhdx_merge_result result;
@@ -43,13 +45,15 @@ struct merge_files {
 /* Open the chain as everybody does, which judges all links, to learn which files it has. */
 int merge_find_chain(struct merge_files *f);
 
-/* Find the children of the uppermost image.  VHDX_E_CHAIN: there are others, which would lose what they rest on. */
+/* Find the children of the uppermost image.  VHDX_E_CHAIN: there are others, which would lose what they rest on.  Nobody makes
+ * another one while the chain is locked.  May be called again. */
 int merge_find_relatives(struct merge_files *f);
 
 /* ---- merge-open.c ---- */
 
-/* Lock and open all that was found, and see that it still belongs together. */
-int merge_open_files(struct merge_files *f);
+/* Lock and open what was found, and see that it still belongs together. */
+int merge_open_chain(struct merge_files *f);
+int merge_open_children(struct merge_files *f);
 int merge_close_target(struct merge_files *f);
 
 /* ---- merge-finish.c ---- */

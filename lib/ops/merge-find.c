@@ -53,8 +53,10 @@ int merge_find_chain(struct merge_files *f)
         f->nr_merged = depth;
         r = f->chain ? 0 : fail_memory("a chain of images");
     }
-    for (uint32_t i = 0; r == 0 && i <= depth; i++)
+    for (uint32_t i = 0; r == 0 && i <= depth; i++) {
         r = note_file(&f->chain[i], disk->layers[i].path, &layer_file(&disk->layers[i])->identity);
+        f->dirty |= disk->layers[i].img->overlay != NULL;
+    }
     if (r == 0) {
         f->uppermost_id = disk->layers[0].img->header.data_write_guid;
         f->target_id = disk->layers[depth].img->header.data_write_guid;

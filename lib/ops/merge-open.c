@@ -69,13 +69,18 @@ static bool is_child_of(const struct image *child, const struct image *parent)
 }
 
 /* Everything was closed between looking and locking. */
-static int check_links(const struct merge_files *f)
+static int check_chain(const struct merge_files *f)
 {
     for (uint32_t i = 0; i < f->nr_merged; i++) {
         const struct image *parent = i + 1 < f->nr_merged ? f->chain[i + 1].img : f->target->layers[0].img;
         if (!is_child_of(f->chain[i].img, parent))
             return fail(VHDX_E_CHAIN, "%s: the chain was changed meanwhile", f->chain[i].path);
     }
+    return 0;
+}
+
+static int check_children(const struct merge_files *f)
+{
     for (size_t i = 0; i < f->nr_children; i++) {
         if (!is_child_of(f->children[i].img, f->chain[0].img))
             return fail(VHDX_E_PARENT_MISMATCH, "%s: it is no child of %s", f->children[i].path, f->chain[0].path);
@@ -83,17 +88,29 @@ static int check_links(const struct merge_files *f)
     return 0;
 }
 
-int merge_open_files(struct merge_files *f)
+static int open_file(const struct merge_files *f, struct merge_file *file)
 {
     bool change = !f->options->dry_run;
-    enum storage_lock lock = change ? STORAGE_LOCK_EXCLUSIVE : STORAGE_LOCK_SHARED;
+
+    return open_alone(file, change, change ? STORAGE_LOCK_EXCLUSIVE : STORAGE_LOCK_SHARED);
+}
+
+int merge_open_chain(struct merge_files *f)
+{
     int r = open_target(f);
 
     for (uint32_t i = 0; r == 0 && i < f->nr_merged; i++)
-        r = open_alone(&f->chain[i], change, lock);
+        r = open_file(f, &f->chain[i]);
+    return r < 0 ? r : check_chain(f);
+}
+
+int merge_open_children(struct merge_files *f)
+{
+    int r = 0;
+
     for (size_t i = 0; r == 0 && i < f->nr_children; i++)
-        r = open_alone(&f->children[i], change, lock);
-    return r < 0 ? r : check_links(f);
+        r = open_file(f, &f->children[i]);
+    return r < 0 ? r : check_children(f);
 }
 
 int merge_close_target(struct merge_files *f)

@@ -295,6 +295,31 @@ def test_other_children_are_not_orphaned(vhdx, family, tmp_path, which):
     assert [sha256(image.path) for image in family] == before
 
 
+def test_other_child_in_use_is_named(vhdx, family, tmp_path):
+    """That somebody uses it, and its parent with it, is not all that is in the way."""
+    base, middle, _, _ = family
+    brother = child_of(base, tmp_path / "a" / "brother.avhdx", 7).build(tmp_path / "a" / "brother.avhdx")
+    with open(brother.path, "rb") as file, open(base.path, "rb") as parent:
+        for f in (file, parent):
+            for number in (100, 201, 203):
+                fcntl.fcntl(f, 37, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0))
+        err = merge(vhdx, middle, rc=1)
+    assert "brother.avhdx" in err and "would lose the content" in err
+
+
+def test_what_is_refused_keeps_its_dirty_logs(vhdx, tmp_path):
+    base = Image(16 * MiB, block_size=2 * MiB, seed=1).write(0, 4 * MiB, Pattern(1))
+    make_dirty(base, ["bat"])
+    base = base.build(tmp_path / "base.vhdx")
+    middle = child_of(base, tmp_path / "middle.avhdx", 2).write(MiB, 512, Pattern(2))
+    make_dirty(middle, ["bat", "bitmap"])
+    middle = middle.build(tmp_path / "middle.avhdx")
+    child_of(base, tmp_path / "brother.avhdx", 3).build(tmp_path / "brother.avhdx")
+    before = [sha256(image.path) for image in (base, middle)]
+    assert "brother.avhdx" in merge(vhdx, middle, rc=1)
+    assert [sha256(image.path) for image in (base, middle)] == before
+
+
 def test_link_of_a_merged_child_is_mended(vhdx, pair, tmp_path):
     """It accepts a parent with its own identity, but is not its own parent, whatever name it finds itself under."""
     base, child = pair
