@@ -319,10 +319,20 @@ static int enter_folder(struct walk *w, int handle, const struct stat *st, const
     return r;
 }
 
+const char *survey_behind_same_beginning(const char *name, const char *image)
+{
+    size_t n = image[0] ? strcspn(image + 1, ".") + 1 : 0; /* the dot of a hidden file is not the first one */
+
+    return n > 0 && strncasecmp(name, image, n) == 0 ? name + n : NULL;
+}
+
 /* Has the survey to know what is in the file of this name? */
 static bool is_looked_into(const struct vhdx_survey *s, const char *name)
 {
-    return !s->likely || is_called_image(name) || strncasecmp(name, s->likely, strcspn(s->likely, ".")) == 0;
+    if (!s->likely || is_called_image(name))
+        return true;
+    const char *behind = survey_behind_same_beginning(name, s->likely);
+    return behind && (*behind == '.' || *behind == '\0');
 }
 
 /* Is what stat(2) may not ask about on another file system?  Another user's FUSE mount tells nothing else, one without a server

@@ -65,6 +65,9 @@ struct vhdx_survey {
  * brought back from tape. */
 int survey_likely_relatives(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s);
 
+/* What follows in name on the part that image, a name too, has up to the first dot; NULL: it begins otherwise. */
+const char *survey_behind_same_beginning(const char *name, const char *image);
+
 /* Does it begin as an image does?  Reading nothing else makes a look at thousands of other files cheap. */
 bool survey_begins_like_image(struct storage *file);
 
