@@ -363,10 +363,11 @@ enum vhdx_reflink { VHDX_REFLINK_AUTO, VHDX_REFLINK_ALWAYS, VHDX_REFLINK_NEVER }
 
 /* Copy the whole virtual disk to a seekable file or block device at fd, which stays the caller's and is open for reading
  * and writing.  The target is locked for this alone, as an image that is written; the lock lasts until fd is closed.
- * VHDX_E_LOCKED: another program uses it.  VHDX_E_CHAIN: it is an image on which another one beside it rests.  Then
- * progress is called for the first time, with nothing done, and then a regular file is given the disk's size.  Not flushed: call fsync(2) for that.  -ENOSPC: a block device is too small, or
- * the file system is full.  -EOPNOTSUPP: VHDX_REFLINK_ALWAYS and the file systems cannot.  A failure or cancellation
- * before that first call has changed nothing; after one later a regular file is empty, a device holds part of the disk.
+ * VHDX_E_LOCKED: another program uses it.  VHDX_E_CHAIN and others: it is an image on which another one beside it rests, as in
+ * vhdx_create(), whatever other names it has.  Then progress is called for the first time, with nothing done, and then a regular
+ * file is given the disk's size.  Not flushed: call fsync(2) for that.  -ENOSPC: a block device is too small, or the file system
+ * is full.  -EOPNOTSUPP: VHDX_REFLINK_ALWAYS and the file systems cannot.  A failure or cancellation before that first call has
+ * changed nothing; after one later a regular file is empty, a device holds part of the disk.
  * Of a disk that is written through the same handle meanwhile, the copy has each sector as it was at some moment, not all at
  * the same.  Since 0.1. */
 VHDX_API int vhdx_copy_to_file(vhdx_disk *disk, int fd, const struct vhdx_copy_options *options);
@@ -444,12 +445,15 @@ struct vhdx_create_options {
  * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES); folders,
  * devices and pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
  *
- * -EINVAL: options make no sense; path is a file of the parent's chain; the parent's path cannot be recorded.  VHDX_E_CHAIN:
- * the parent has 255 parents already, or holds a part of a child in its folder whose merge did not come to its end (children
- * called .vhdx or .avhdx, or as the parent up to the first dot, are seen); or what is to be replaced is an image on which another
- * one rests, seen likewise, that would be lost.  VHDX_E_LIMIT, -EMFILE: there are too many to be
- * looked at.  Whatever vhdx_open() says of the parent.  -ENOTSUP: the file system cannot reserve space.  -ENOSPC, -EFBIG: the
- * file system is full, or holds no files of that length.  -ECANCELED by progress.  Format section 9.1.  Since 0.1. */
+ * -EINVAL: options make no sense; path is a file of the parent's chain; the parent's path cannot be recorded.  VHDX_E_CHAIN: the
+ * parent has 255 parents already, or holds a part of a child in its folder whose merge did not come to its end (children called
+ * .vhdx or .avhdx, or as the parent up to the first dot, are seen); or what is to be replaced is an image on which another one
+ * rests, seen likewise, that would be lost.  That is one whose recorded path leads there (of several hard links, to this one),
+ * or, without such a path, the recorded identity, which no other image beside it has.  What is called .vhdx or .avhdx and cannot
+ * be read, though not damaged, counts if its name begins as that of the image, up to the first dot and with a dot or an
+ * underscore behind.  VHDX_E_LIMIT, -EMFILE: there are too many to be looked at.  Whatever vhdx_open() says of the parent.
+ * -ENOTSUP: the file system cannot reserve space.  -ENOSPC, -EFBIG: the file system is full, or holds no files of that length.
+ * -ECANCELED by progress.  Format section 9.1.  Since 0.1. */
 VHDX_API int vhdx_create(const char *path, const struct vhdx_create_options *options);
 
 /* Copy the whole virtual disk, its parents' content included, into a new image at path.  The file comes into being as by

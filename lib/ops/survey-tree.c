@@ -123,7 +123,7 @@ int survey_arrange(struct vhdx_survey *s)
 
     for (size_t i = 0; r == 0 && i < s->nr_images; i++) {
         s->images[i].depth = depth_of(s, i);
-        if (keep[group_of(groups, i)] || (s->flags & VHDX_SURVEY_UNREADABLE && survey_is_unreadable(&s->images[i])))
+        if (s->keeps_all || keep[group_of(groups, i)] || (s->flags & VHDX_SURVEY_UNREADABLE && survey_is_unreadable(&s->images[i])))
             order[nr++] = i;
     }
     if (r == 0) {

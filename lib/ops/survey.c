@@ -58,7 +58,7 @@ static int survey_named(struct vhdx_survey *s, const char *path)
     if (fd < 0)
         return fail_errno("cannot open");
     r = survey_file(s, fd, path, true, true, &index);
-    if (r == 0 && s->images[index].error)
+    if (r == 0 && s->images[index].error && !s->keeps_all)
         return fail(s->images[index].error, "%s", s->images[index].problem);
     return r;
 }
@@ -181,11 +181,20 @@ int ops_survey_new(const char *path, const struct vhdx_open_options *options, ui
                result);
 }
 
-int survey_likely_relatives(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s)
+static const char *name_of(const char *path)
 {
     const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
 
-    return run(&(struct vhdx_survey){.options = options, .likely = slash ? slash + 1 : path}, path, s);
+int survey_likely_relatives(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s)
+{
+    return run(&(struct vhdx_survey){.options = options, .likely = name_of(path)}, path, s);
+}
+
+int survey_likely_neighbours(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s)
+{
+    return run(&(struct vhdx_survey){.options = options, .likely = name_of(path), .keeps_all = true}, path, s);
 }
 
 int ops_survey_image(const struct vhdx_survey *s, size_t index, struct vhdx_survey_image *image)

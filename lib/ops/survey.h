@@ -54,6 +54,7 @@ struct vhdx_survey {
     bool of_image;         /* an image was asked about, and not a folder */
     struct folder_names *names; /* while links are looked for */
     const struct vhdx_open_options *options;
+    bool keeps_all; /* nothing is left out that was looked at, and the image that was asked about may be unreadable, too */
     const char *likely; /* look into no file but those that may be relatives of this one, by their names; NULL: into all */
     uint32_t flags;
     vhdx_progress_fn *progress;
@@ -64,6 +65,9 @@ struct vhdx_survey {
  * disk.img. No other file is opened, which may cost more than anybody would expect where only an image is made: on a server, or
  * brought back from tape. */
 int survey_likely_relatives(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s);
+
+/* The same, of an image that need not be readable; and all that was looked at is in it, relative or not, readable or not. */
+int survey_likely_neighbours(const char *path, const struct vhdx_open_options *options, struct vhdx_survey **s);
 
 /* What follows in name on the part that image, a name too, has up to the first dot; NULL: it begins otherwise. */
 const char *survey_behind_same_beginning(const char *name, const char *image);
