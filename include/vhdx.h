@@ -442,8 +442,8 @@ struct vhdx_create_options {
  * The file gets its name when it is complete and durable, and never in place of something else: what is there already
  * is -EEXIST.  With replace a regular file there is replaced in one step (its owner, permissions, access control list and
  * security label are kept as far as we may set them; where its group cannot be kept, no group gets in; further hard links keep
- * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES); folders,
- * devices and pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
+ * the old content), unless another program has it open as an image (VHDX_E_LOCKED) or we may not write it (-EACCES, -EPERM if it
+ * is immutable, -EROFS); folders, devices and pipes are -EISDIR and -EINVAL.  After a failure there is what was there before.
  *
  * -EINVAL: options make no sense; path is a file of the parent's chain; the parent's path cannot be recorded.  VHDX_E_CHAIN: the
  * parent has 255 parents already, or holds a part of a child in its folder whose merge did not come to its end (children called
@@ -546,8 +546,8 @@ VHDX_API int vhdx_snapshot(const char *path, const char *name, const struct vhdx
  * of path, or one into the image at snapshot_path, did not come to its end, so that one of a pair alone would be a mixture of two
  * states.  And, since images that rest on path would be lost with it: there is one in a folder looked at that cannot be read, so
  * that nobody knows.  -EACCES: the same of a folder.  With ignore_unreadable neither counts; a survey of these folders with
- * VHDX_SURVEY_UNREADABLE tells what it is.  Images in other folders are not seen.  Other errors as vhdx_snapshot().  Since 0.1.
- */
+ * VHDX_SURVEY_UNREADABLE tells what it is.  Images in other folders are not seen.  -EACCES, -EPERM if it is immutable, -EROFS:
+ * path may not be written.  Other errors as vhdx_snapshot().  Since 0.1. */
 VHDX_API int vhdx_snapshot_revert(const char *path, const char *snapshot_path, const struct vhdx_snapshot_options *options);
 
 /* What becomes of a file in a merge. */

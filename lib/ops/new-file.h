@@ -31,9 +31,9 @@ struct new_file {
 };
 
 /* Begin a file for path.  If there is something: -EEXIST if that stays, else VHDX_E_LOCKED if a program uses it as an image,
- * -EACCES or VHDX_E_CHAIN if it is to go and we may not write it or another image rests on it, -EISDIR, -EINVAL for what is no
- * regular file.  If there is nothing: -ENOENT if that should be kept or dropped.  Unless it stays a link is followed.
- * After 0 new_file_end() must come. */
+ * -EACCES, -EPERM or -EROFS if it is not to be kept and we may not write it, VHDX_E_CHAIN and others if it is to go and another
+ * image rests on it (see orphans_refuse()), -EISDIR, -EINVAL for what is no regular file.  If there is nothing: -ENOENT if that
+ * should be kept or dropped.  Unless it stays a link is followed.  After 0 new_file_end() must come. */
 int new_file_begin(struct new_file *f, const char *path, enum new_file_old old);
 
 /* Give the file, which is durable already, its name, durably.  -EEXIST: something has come there since new_file_begin(). */
