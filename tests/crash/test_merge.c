@@ -95,7 +95,7 @@ static void crash_everywhere(const struct merge_setup *setup, uint64_t seed, uin
     assert_succeeds(merge_chain_merge(&c, &was_complete));
     assert_false(was_complete);
     print_message("# seed %" PRIu64 ": %zu moments\n", seed, c.timeline.nr_moments);
-    for (size_t moment = 0; moment <= c.timeline.nr_moments; moment++) {
+    for (size_t moment = seed % moment_stride(); moment <= c.timeline.nr_moments; moment += moment_stride()) {
         for (uint64_t n = 0; n < states_each; n++) {
             merge_chain_crash(&c, moment, seed * 1000003 + moment * 101 + n, &left);
             must_pass(merge_chain_judge(&left, 0), "after the crash", seed, moment);
@@ -141,7 +141,7 @@ static void test_crash_twice(void **state)
 static void fail_everywhere(const struct merge_setup *setup, uint64_t seed, enum fault_kind kind, int error, uint64_t step)
 {
     for (uint32_t layer = 0; layer < setup->nr_layers; layer++) {
-        for (uint64_t nth = 1, nr_calls = nth; nth <= nr_calls; nth += step) {
+        for (uint64_t nth = 1, nr_calls = nth; nth <= nr_calls; nth += step * moment_stride()) {
             struct merge_chain c;
             bool was_complete;
             merge_chain_make(&c, setup, seed);
@@ -199,7 +199,7 @@ static void test_flatten_crash(void **state)
             merge_chain_make(&c, &setups[n], seed);
             merge_chain_record(&c);
             assert_succeeds(merge_chain_flatten(&c));
-            for (size_t moment = 0; moment <= c.timeline.nr_moments; moment++) {
+            for (size_t moment = seed % moment_stride(); moment <= c.timeline.nr_moments; moment += moment_stride()) {
                 for (uint64_t k = 0; k < 2; k++) {
                     merge_chain_crash(&c, moment, seed * 1000003 + moment * 101 + k, &left);
                     must_pass(merge_chain_judge(&left, 0), "after the crash", seed, moment);
@@ -222,7 +222,7 @@ static void test_flatten_faults(void **state)
     for (size_t n = 0; n < ARRAY_LENGTH(plans); n++) {
         struct fault_plan plan = plans[n];
         plan.nth = 1;
-        for (uint64_t nr_calls = 1; plan.nth <= nr_calls; plan.nth += plan.kind == FAULT_FLUSH ? 1 : 3) {
+        for (uint64_t nr_calls = 1; plan.nth <= nr_calls; plan.nth += moment_stride() * (plan.kind == FAULT_FLUSH ? 1 : 3)) {
             struct merge_chain c;
             merge_chain_make(&c, &setups[1], n + 1);
             fault_arm(&c.faults[0], &plan);

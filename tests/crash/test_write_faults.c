@@ -100,9 +100,7 @@ static bool one_life(const struct fault_plan *plan, unsigned nr_before, uint64_t
 static void each_fault(struct fault_plan plan)
 {
     uint64_t nr_states = 0, n, nr_faults = 0;
-    const char *sanitizer = getenv("VHDX_SANITIZE");
-    /* What the disk is then like, the plain run says of every call; what cleaning up does to memory, these say of every third. */
-    const unsigned stride = sanitizer && strcmp(sanitizer, "none") != 0 ? 3 : 1;
+    const unsigned stride = moment_stride();
 
     for (unsigned nr_before = 0; nr_before <= 5; nr_before += 5) {
         for (n = 1 + nr_before % stride; plan.nth = n, one_life(&plan, nr_before, &nr_states); n += stride)

@@ -26,6 +26,14 @@ static inline unsigned random_cases(unsigned nr)
     return getenv("VHDX_FEW_CASES") ? (nr + 9) / 10 : nr;
 }
 
+/* Where each call of many fails, or is the last before a crash: of which ones to try every how many-th.  What a disk is like
+ * afterwards the plain run says of each; what cleaning up does to memory, sanitizers say of every third. */
+static inline unsigned moment_stride(void)
+{
+    const char *sanitizer = getenv("VHDX_SANITIZE");
+    return sanitizer && strcmp(sanitizer, "none") != 0 ? 3 : 1;
+}
+
 /* result must be code, and the recorded message must contain text. */
 static inline void expect_failure(int result, int code, const char *text, const char *file, int line)
 {
