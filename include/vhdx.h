@@ -491,8 +491,8 @@ struct vhdx_rebase_options {
  * image's parent from now on: what the image does not hold itself is then read from there, whatever it is, and the image gets a
  * new data write GUID.  Nothing is written if everything is recorded already.  After a crash the old link stands or the new one.
  *
- * VHDX_E_CHAIN: sector sizes differ, or the sizes of a forced one; the image is among the parent's own parents; too many parents.
- * -EINVAL: the image has no parent, or path and parent's path cannot be recorded.  Other errors as vhdx_open().  Format
+ * VHDX_E_CHAIN: sector sizes differ, or the sizes of a forced one; a forced one is whole only under another image, whose merge was
+ * interrupted; the image is among the parent's own parents; too many parents.  -EINVAL: the image has no parent, or path and parent's path cannot be recorded.  Other errors as vhdx_open().  Format
  * section 9.11. Since 0.1. */
 VHDX_API int vhdx_rebase(const char *path, const struct vhdx_rebase_options *options);
 

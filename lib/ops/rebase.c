@@ -13,6 +13,7 @@
 #include "format/parent-locator.h"
 #include "image/image.h"
 #include "image/writer.h"
+#include "ops/half-merged.h"
 #include "ops/ops.h"
 #include "ops/relink.h"
 #include "storage/storage.h"
@@ -136,6 +137,8 @@ static int judge(struct rebase *b)
     int r = check_geometry(b);
     if (r == 0 && !b->matches && !b->options->force)
         r = refuse_mismatch(b, &linkage, linkage_is_merging(&linkage, &linkage2), found);
+    if (r == 0 && !b->matches) /* as for a new child; one that the parent accepts may be what makes it whole (9.10) */
+        r = half_merged_refuse_parent(b->options->parent, &layer_file(&b->parent->layers[0])->identity, b->options->parent_open);
     if (r == 0)
         r = link_path(b->path, b->options->parent, &b->relative);
     b->link = (struct new_link){

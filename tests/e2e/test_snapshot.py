@@ -511,6 +511,19 @@ def test_half_deleted_state_is_shown(vhdx, half_deleted):
     assert ["NOT WHOLE" in line for line in lines] == [False, True]
 
 
+def test_no_other_image_is_led_to_a_half_deleted_state(vhdx, half_deleted, tmp_path):
+    """By force, either: it would rest on a mixture."""
+    complete = is_marked(vhdx, half_deleted) == "complete"
+    (tmp_path / "apart").mkdir()
+    base, kid = tmp_path / "apart" / "base.vhdx", tmp_path / "apart" / "kid.avhdx"
+    vhdx("create", "-q", base, "64M", rc=0)
+    vhdx("create", "-q", "--parent", base, kid, rc=0)
+    before = sha256(kid)
+    result = vhdx("rebase", "--force", "--parent", tmp_path / "web.two.avhdx", kid, rc=0 if complete else 1)
+    if not complete:
+        assert "did not come to its end" in result.err and sha256(kid) == before
+
+
 def test_nothing_new_rests_on_a_half_deleted_state(vhdx, half_deleted, tmp_path):
     """Unless it has all of the content already."""
     complete = is_marked(vhdx, half_deleted) == "complete"
